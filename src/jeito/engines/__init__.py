@@ -1,0 +1,1 @@
+"""Where tokens come from: a shelf of engines behind one seam."""

@@ -1,0 +1,122 @@
+"""The two seams. A `Model` is what callers hold; an `Engine` exists only where we see logits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jeito.types import Event, Request, Sampling, Sourced
+
+Logits = NDArray[np.float32]
+"""[wanted positions, vocabulary], float32; valid until the next `extend`."""
+
+SAMPLING_KNOBS = frozenset(Sampling.model_fields)
+"""Every knob of our own sampler: what a model with a decoder can honour."""
+
+
+class Model(Protocol):
+    """What callers hold, local or remote."""
+
+    name: str
+    abilities: frozenset[str]
+    defaults: Mapping[str, Sourced]
+    """Sampling values that the model's own files give."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    def stream(self, request: Request) -> Iterator[Event]:
+        """A `Start`, then `Token`s, then an `End`; closing the iterator early cancels the reply."""
+        ...
+
+    def environment(self) -> dict[str, Any]:
+        """Engine, precision, device, libraries, bytes: what a trace keeps of where it ran."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many rows a call must have for its logits to be exact; `pad_outputs`: all rows' logits are asked for."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return f"{self.low} rows" if self.low == self.high else f"{self.low} to {self.high} rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What an engine says of the model it holds. Ends are the tokens that end a reply."""
+
+    name: str
+    engine: str
+    precision: str
+    device: str
+    vocabulary: int
+    context: int
+    slots: int
+    batch: int
+    """Most tokens that one `extend` takes, all rows together."""
+    bos: int | None
+    ends: frozenset[int]
+    add_bos: bool
+    template: str | None
+    """Jinja source of the chat template, or none."""
+    special: Mapping[str, str]
+    """Texts of the special tokens that templates name: bos_token, eos_token, …"""
+    defaults: Mapping[str, Sourced] = field(default_factory=dict)
+    bytes: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens to append to a slot. `want`: of how many of the last positions the logits are wanted."""
+
+    slot: int
+    tokens: Sequence[int]
+    want: int = 1
+
+
+class Engine(Protocol):
+    """Forward passes and sequence memory; never a loop and never a sampler."""
+
+    card: Card
+
+    def tokens(self, text: str, special: bool) -> list[int]:
+        """Token ids of a text, nothing added; `special`: names of special tokens in it become those tokens."""
+        ...
+
+    def text(self, ids: Sequence[int]) -> bytes:
+        """UTF-8 of tokens, perhaps cut inside a character; control tokens give nothing."""
+        ...
+
+    def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
+        """Append each row's tokens to its slot, in one call; a slot stands in one row at most.
+
+        One array a row, [want, vocabulary]. Rows together hold at most `card.batch` tokens, with `exact` at
+        most `shape.high`. Raises MemoryFull with nothing changed, EngineError when the pass failed.
+        """
+        ...
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        """Make `target` hold exactly the first `length` tokens of `source`."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep the first `length` tokens of a slot."""
+        ...
+
+    def exact(self) -> tuple[Shape | None, str]:
+        """The shape in which replies are exact, tested on this very file and build; else none, and why."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Digest of weights, template, engine, precision and the library versions that decode."""
+        ...
+
+    def close(self) -> None: ...

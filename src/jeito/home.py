@@ -1,0 +1,46 @@
+"""Where files live. The only place that reads the environment; makes no folder until something is written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def home() -> Path:
+    """JEITO_HOME, else the platform's data folder of the user."""
+    given = os.environ.get("JEITO_HOME")
+    if given:
+        return Path(given).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("jeito"))
+
+
+def llama_library() -> str | None:
+    """Another build of llama.cpp's library to load (JEITO_LLAMA_LIB), or none."""
+    return os.environ.get("JEITO_LLAMA_LIB") or None
+
+
+def recall(kind: str, key: str) -> Any | None:
+    """A fact kept on this machine, such as a file's digest; none when nothing readable is kept."""
+    try:
+        return json.loads((home() / "facts" / f"{kind}.json").read_text()).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def remember(kind: str, key: str, value: Any) -> None:
+    """Keep a fact that can be measured again; a home that cannot be written only costs the next measurement."""
+    path = home() / "facts" / f"{kind}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            kept = json.loads(path.read_text())
+        except (OSError, ValueError):
+            kept = {}
+        kept[key] = value
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(kept, indent=1))
+        partial.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,1 @@
+"""One conversation: a behaviour and a model make a run."""

@@ -1,0 +1,210 @@
+"""Values that cross rooms. Frozen, strict, saved as JSON; they know nothing of engines, files or screens."""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+T = TypeVar("T")
+
+# A YAML or JSON list is accepted where a tuple is kept; its items stay strict.
+Several = Annotated[tuple[T, ...], Field(strict=False)]
+
+Placement = Literal["system", "user_start", "user_end"]
+Finish = Literal[
+    "stop", "length", "tool_calls", "repetition", "contract", "context", "memory", "limit", "cancelled", "error"
+]
+Source = Literal["neutral", "model", "behaviour", "flag", "request", "drawn"]
+
+
+class Value(BaseModel):
+    """What crosses a room: frozen, no unknown keys, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ToolCall(Value):
+    id: str
+    name: str
+    arguments: dict[str, JsonValue]
+
+
+class Message(Value):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    calls: Several[ToolCall] = ()
+    call_id: str | None = None
+
+
+class Xtc(Value):
+    threshold: float = Field(ge=0, le=1)
+    probability: float = Field(ge=0, le=1)
+
+
+class Dry(Value):
+    multiplier: float = Field(ge=0)
+    base: float = Field(default=1.75, ge=1)
+    allowed_length: int = Field(default=2, ge=1)
+    window: int = Field(default=-1, ge=-1, description="last tokens looked at; -1: all")
+    breakers: Several[str] = ("\n", ":", '"', "*")
+
+
+class Sampling(Value):
+    """How a row of logits becomes a token. The defaults are neutral: the model's own distribution."""
+
+    temperature: float = Field(default=1.0, ge=0, description="0: the likeliest token, always")
+    top_k: int = Field(default=0, ge=0, description="0: off")
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    top_n_sigma: float = Field(default=0.0, ge=0, description="0: off")
+    typical_p: float = Field(default=1.0, gt=0, le=1)
+    xtc: Xtc | None = None
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_window: int | None = Field(default=None, ge=0, description="last tokens looked at; none: all")
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry: Dry | None = None
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+    min_new_tokens: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=512, ge=1)
+    stop: Several[str] = ()
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    exact: bool = False
+
+    @model_validator(mode="after")
+    def _stop_strings_have_text(self) -> Self:
+        if "" in self.stop:
+            raise ValueError("an empty stop string would end every reply at once")
+        return self
+
+
+class Request(Value):
+    """What a model is asked for: a whole conversation, and every value already decided."""
+
+    messages: Several[Message]
+    system: str = ""
+    placement: Placement = "system"
+    sampling: Sampling = Sampling()
+    logprobs: int | None = Field(
+        default=None, ge=0, le=100, description="likeliest tokens to report; none: no logprobs"
+    )
+    drop_oldest: bool = Field(default=False, description="drop whole turns when the prompt does not fit")
+
+
+class Exact(Value):
+    """Was the reply independent of whatever else ran? `why` says what broke or replaced the promise."""
+
+    asked: bool = False
+    held: bool = False
+    shape: str | None = None
+    why: str | None = None
+
+
+class Usage(Value):
+    """Token counts of one reply."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    forced: int = 0
+
+
+class Seconds(Value):
+    """Where the time of one reply went."""
+
+    queue: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+    total: float = 0.0
+
+
+class Start(Value):
+    """The first event of a reply: what the model made of the request."""
+
+    template: str
+    placement: Placement
+    prompt: str
+    prompt_digest: str
+    tokens: int
+    dropped: Several[str] = ()
+    exact: Exact = Exact()
+    notes: Several[str] = ()
+
+
+class Alternative(Value):
+    id: int
+    text: str
+    logprob: float
+
+
+class Token(Value):
+    """One token of a reply. `text` is what became safe to show with it, so it can be empty."""
+
+    id: int
+    text: str
+    logprob: float | None = Field(default=None, description="in the model's own distribution")
+    drawn: float | None = Field(default=None, description="log-probability after bias, penalties and cuts")
+    forced: bool = False
+    top: Several[Alternative] = ()
+
+
+class End(Value):
+    """The last event of a reply."""
+
+    finish: Finish
+    why: str | None = None
+    text: str = Field(default="", description="text held back until now")
+    usage: Usage = Usage()
+    seconds: Seconds = Seconds()
+
+
+Event = Start | Token | End
+
+
+class Sourced(Value):
+    """An effective value and where it comes from; `line` counts from 1."""
+
+    value: JsonValue
+    source: Source
+    file: str | None = None
+    line: int | None = None
+
+
+class Receipt(Value):
+    """Where each value of a reply came from, and what was not honoured."""
+
+    values: dict[str, Sourced]
+    unsupported: Several[str] = ()
+    placement: Placement | None = None
+    template: str | None = None
+    prompt_digest: str | None = None
+    dropped: Several[str] = ()
+    exact: Exact = Exact()
+    notes: Several[str] = ()
+
+
+class Trace(Value):
+    """One run, whole: what was asked, what came, why it ended. `answer` is the text that was shown."""
+
+    id: str
+    time: str = Field(description="UTC, ISO 8601")
+    behaviour: str
+    behaviour_fingerprint: str
+    model: str
+    model_fingerprint: str | None
+    seed: int
+    case: str = ""
+    request: Request
+    prompt: str | None = Field(default=None, description="as rendered by the template")
+    answer: str = ""
+    reasoning: str = ""
+    calls: Several[ToolCall] = ()
+    finish: Finish | None = Field(default=None, description="none: still running, or its process died")
+    why: str | None = None
+    tokens: Several[Token] = ()
+    usage: Usage = Usage()
+    receipt: Receipt
+    seconds: Seconds = Seconds()
+    environment: dict[str, Any] = Field(default_factory=dict)
+    error: str | None = None
