@@ -1,5 +1,6 @@
 """Where files live. The only place that reads the environment; makes no folder until something is written."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -44,3 +45,16 @@ def remember(kind: str, key: str, value: Any) -> None:
         partial.replace(path)
     except OSError:
         return
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, kept by its path, size and time of change: a large file is read once."""
+    found = path.stat()
+    key = f"{path.resolve()} {found.st_size} {found.st_mtime_ns}"
+    kept = recall("digests", key)
+    if isinstance(kept, str):
+        return kept
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    remember("digests", key, digest)
+    return digest

@@ -1,6 +1,6 @@
 """The two seams. A `Model` is what callers hold; an `Engine` exists only where we see logits."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,12 +21,20 @@ class Model(Protocol):
 
     name: str
     abilities: frozenset[str]
-    defaults: Mapping[str, Sourced]
-    """Sampling values that the model's own files give."""
+
+    @property
+    def defaults(self) -> Mapping[str, Sourced]:
+        """Sampling values that the model's own files give."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and reply may take together, where it is known."""
+        ...
 
     @property
     def fingerprint(self) -> str: ...
-    def stream(self, request: Request) -> Iterator[Event]:
+    def stream(self, request: Request) -> Generator[Event]:
         """A `Start`, then `Token`s, then an `End`; closing the iterator early cancels the reply."""
         ...
 
@@ -39,7 +47,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many rows a call must have for its logits to be exact; `pad_outputs`: all rows' logits are asked for."""
+    """How many tokens a call must have for exact logits: the engine pads to `low`, the decoder keeps to `high`."""
 
     low: int
     high: int
@@ -70,6 +78,9 @@ class Card:
     """Texts of the special tokens that templates name: bos_token, eos_token, …"""
     defaults: Mapping[str, Sourced] = field(default_factory=dict)
     bytes: int = 0
+    """Of the weights."""
+    rewinds: bool = True
+    """Can a slot be cut or forked at any length? Recurrent models keep only their last state."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -1,0 +1,221 @@
+"""Many sequences, one engine. A step: schedule → extend → sample → commit; nothing here knows text's meaning."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from jeito.decode.memory import Memory, Slot
+from jeito.decode.sampler import Draw, Sampler
+from jeito.decode.text import TextStream
+from jeito.engines.base import Engine, Logits, Row, Shape
+from jeito.errors import EngineError, JeitoError, MemoryFull
+from jeito.types import Alternative, End, Finish, Sampling, Seconds, Token, Usage
+
+# While others decode, a prompt goes in chunks of so many tokens, so that it does not stall them.
+PREFILL_BESIDE = 128
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One reply in the making. `pending`: tokens that belong to it and are not in its slot yet."""
+
+    number: int
+    prompt: list[int]
+    sampling: Sampling
+    shape: Shape | None
+    sampler: Sampler
+    stream: TextStream
+    logprobs: int | None
+    pending: list[int]
+    slot: Slot | None = None
+    cached: int = 0
+    generated: int = 0
+    served: int = 0
+    """The step that last computed something for it."""
+    events: deque[Token | End] = field(default_factory=deque)
+    error: JeitoError | None = None
+    done: bool = False
+    submitted: float = field(default_factory=time.perf_counter)
+    admitted: float | None = None
+    prefilled: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.events) or self.done
+
+
+class Decoder:
+    """The one loop. Not thread-safe: whoever steps it holds the lock of its owner."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.memory = Memory(engine)
+        self.waiting: deque[Sequence] = deque()
+        self.active: list[Sequence] = []
+        self._numbers = itertools.count()
+        self._steps = 0
+        self.peak = 0
+        """Most sequences that were active at once."""
+
+    def submit(self, prompt: Tokens[int], sampling: Sampling, shape: Shape | None, logprobs: int | None) -> Sequence:
+        """Queue a reply to a prompt of at least one token; `shape`: it must be exact, in calls of this shape."""
+        if sampling.seed is None:
+            raise EngineError("a reply needs a seed before it is decoded")
+        sequence = Sequence(
+            number=next(self._numbers),
+            prompt=list(prompt),
+            sampling=sampling,
+            shape=shape,
+            sampler=Sampler(
+                sampling,
+                sampling.seed,
+                prompt,
+                ends=self.engine.card.ends,
+                text=lambda token: self.engine.text([token]),
+                logprobs=logprobs,
+            ),
+            stream=TextStream(sampling.stop),
+            logprobs=logprobs,
+            pending=list(prompt),
+        )
+        self.waiting.append(sequence)
+        return sequence
+
+    def step(self) -> None:
+        """One call of the engine: what decodes first, then prompts, as far as the call has room."""
+        self._steps += 1
+        self._admit()
+        rows, served = self._schedule()
+        if not rows:
+            return
+        exact = any(sequence.shape for sequence in served)
+        try:
+            logits = self.engine.extend(rows, exact=exact)
+        except MemoryFull:
+            self._make_room()
+            return
+        except EngineError as error:
+            for sequence in served:
+                sequence.error = error
+                self._end(sequence, "error", str(error))
+            return
+        for row, sequence, found in zip(rows, served, logits, strict=True):
+            self._commit(row, sequence, found, exact)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a reply now, whatever its state; its slot is free at once."""
+        if not sequence.done:
+            self._end(sequence, "cancelled", None)
+
+    def _admit(self) -> None:
+        for sequence in list(self.waiting):
+            place = self.memory.place(sequence.prompt, sequence.shape is not None)
+            if place is None:
+                continue
+            self.waiting.remove(sequence)
+            sequence.slot, sequence.cached = place
+            sequence.pending = sequence.prompt[place.reused :]
+            sequence.admitted = time.perf_counter()
+            self.active.append(sequence)
+        self.peak = max(self.peak, len(self.active))
+
+    def _schedule(self) -> tuple[list[Row], list[Sequence]]:
+        shapes = [sequence.shape for sequence in self.active if sequence.shape]
+        room = min([self.engine.card.batch, *(shape.high for shape in shapes)])
+        # Longest unserved first, so that a narrow call serves all in turn; a single token is a decoding step.
+        order = sorted(self.active, key=lambda s: (len(s.pending) > 1, s.served, s.number))
+        decoding = sum(len(sequence.pending) == 1 for sequence in order)
+        rows: list[Row] = []
+        served: list[Sequence] = []
+        for sequence in order:
+            most = min(room, PREFILL_BESIDE) if decoding else room
+            if most < 1 or sequence.slot is None:
+                break
+            chunk = sequence.pending[:most]
+            rows.append(Row(sequence.slot.index, chunk, int(len(chunk) == len(sequence.pending))))
+            served.append(sequence)
+            sequence.served = self._steps
+            room -= len(chunk)
+        return rows, served
+
+    def _make_room(self) -> None:
+        if self.memory.evict():
+            return
+        youngest = max(self.active, key=lambda sequence: sequence.number)
+        self._end(youngest, "memory", f"{len(self.active)} replies at once were too many for the memory")
+        if youngest.slot is not None:
+            self.memory.evict()
+
+    def _commit(self, row: Row, sequence: Sequence, logits: Logits, exact: bool) -> None:
+        assert sequence.slot is not None
+        self.memory.hold(sequence.slot, row.tokens, exact)
+        sequence.pending = sequence.pending[len(row.tokens) :]
+        if sequence.pending:
+            return
+        if sequence.prefilled is None:
+            sequence.prefilled = time.perf_counter()
+        try:
+            draw = sequence.sampler.draw(logits[-1])
+        except JeitoError as error:
+            sequence.error = error
+            self._end(sequence, "error", str(error))
+            return
+        if draw is None:
+            self._end(sequence, "contract", "no token is allowed here")
+            return
+        self._take(sequence, draw)
+
+    def _take(self, sequence: Sequence, draw: Draw) -> None:
+        """A token is drawn: it joins the reply, and may end it."""
+        sequence.sampler.accept(draw.id)
+        sequence.generated += 1
+        sequence.pending = [draw.id]
+        is_end = draw.id in self.engine.card.ends
+        text = sequence.stream.push(b"" if is_end else self.engine.text([draw.id]))
+        finish, why = self._finish_of(sequence, is_end)
+        if finish:
+            text += sequence.stream.finish()
+        sequence.events.append(self._token(draw, text))
+        if finish:
+            self._end(sequence, finish, why)
+
+    def _finish_of(self, sequence: Sequence, is_end: bool) -> tuple[Finish | None, str | None]:
+        if is_end:
+            return "stop", None
+        if sequence.stream.stopped is not None:
+            return "stop", f"stop string {sequence.stream.stopped!r}"
+        if sequence.generated >= sequence.sampling.max_new_tokens:
+            return "length", None
+        length = len(sequence.prompt) + sequence.generated
+        if length >= self.engine.card.context:
+            return "context", f"{length} tokens fill the context"
+        return None, None
+
+    def _token(self, draw: Draw, text: str) -> Token:
+        top = tuple(Alternative(id=id, text=self._show(id), logprob=logprob) for id, logprob in draw.top)
+        return Token(id=draw.id, text=text, logprob=draw.logprob, drawn=draw.drawn, top=top)
+
+    def _show(self, token: int) -> str:
+        return self.engine.text([token]).decode(errors="replace")
+
+    def _end(self, sequence: Sequence, finish: Finish, why: str | None) -> None:
+        if sequence.slot is not None:
+            self.memory.release(sequence.slot)
+            self.active.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        now = time.perf_counter()
+        admitted = sequence.admitted or now
+        prefilled = sequence.prefilled or now
+        seconds = Seconds(
+            queue=admitted - sequence.submitted,
+            prefill=prefilled - admitted,
+            decode=now - prefilled,
+            total=now - sequence.submitted,
+        )
+        usage = Usage(prompt=len(sequence.prompt), cached=sequence.cached, generated=sequence.generated)
+        text = sequence.stream.finish()
+        sequence.events.append(End(finish=finish, why=why, text=text, usage=usage, seconds=seconds))
+        sequence.done = True

