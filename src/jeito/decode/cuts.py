@@ -61,12 +61,14 @@ def top_k(values: Floats, k: int) -> Kept:
     if k >= values.size:
         return np.arange(values.size)
     if k > columns // 2:
-        return (values >= np.partition(values, -k)[-k]).nonzero()[0]
+        whole: Kept = (values >= np.partition(values, -k)[-k]).nonzero()[0]
+        return whole
     # A block is a column: the maximum of whole rows at a time is what vector instructions are good at.
     maxima = values[: columns * BLOCKS].reshape(BLOCKS, columns).max(axis=0)
     able: Kept = (values >= np.partition(maxima, -k)[-k]).nonzero()[0]
     ranked = values[able]
-    return able[(ranked >= np.partition(ranked, -k)[-k]).nonzero()[0]]
+    kept: Kept = able[(ranked >= np.partition(ranked, -k)[-k]).nonzero()[0]]
+    return kept
 
 
 def likeliest(values: Floats, n: int) -> list[int]:

@@ -128,8 +128,9 @@ class LocalModel:
         self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
     ) -> Start:
         notes = []
-        if placement != request.placement:
-            notes.append(f"the template has no system role: the instruction stands at {placement}")
+        _, note = self._template.placement(request.placement)
+        if note and request.system:
+            notes.append(note)
         if self._template.name == "plain-turns":
             notes.append("the model has no chat template: turns stand one after the other, each with the end token")
         return Start(

@@ -68,15 +68,20 @@ class Template:
             return False
         return self.name != "plain-turns" and _PROBE in text
 
+    def placement(self, wanted: Placement) -> tuple[Placement, str | None]:
+        """Where an instruction can stand, and a note where that is not what was wanted."""
+        if wanted != "system" or self.has_system:
+            return wanted, None
+        return "user_start", "the template has no system role: the instruction stands at user_start"
+
     def place(self, messages: Sequence[Message], system: str, placement: Placement) -> tuple[list[Message], Placement]:
         """The conversation with the instruction in it, and where it went."""
         turns = list(messages)
         if not system:
             return turns, placement
+        placement, _ = self.placement(placement)
         if placement == "system":
-            if self.has_system:
-                return [Message(role="system", content=system), *turns], "system"
-            placement = "user_start"
+            return [Message(role="system", content=system), *turns], "system"
         asks = [index for index, message in enumerate(turns) if message.role == "user"]
         if not asks:
             return [Message(role="user", content=system), *turns], "user_start"

@@ -69,7 +69,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
     config.dtype = torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())
-    model.generation_config.bos_token_id, model.generation_config.eos_token_id = config.bos_token_id, config.eos_token_id
+    model.generation_config.bos_token_id, model.generation_config.eos_token_id = (
+        config.bos_token_id,
+        config.eos_token_id,
+    )
     model.save_pretrained(folder)
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=name)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,9 @@ class LlamaEngine:
         slots: int = SLOTS,
         threads: int | None = None,
         gpu_layers: int = -1,
+        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._path = path
+        self._path, self._notify = path, notify
         self._model = _load(path, vocab_only=False, gpu_layers=gpu_layers)
         try:
             self.card: Card = _card(self._model, path, context=context, slots=slots)
@@ -243,6 +244,7 @@ class LlamaEngine:
         key = f"{self.fingerprint()} threads={self._threads}"
         kept = home.recall("exact", key)
         if kept is None:
+            self._notify("testing, once for this file, in which shape of call replies are exact …")
             kept = self._test_exact()
             home.remember("exact", key, kept)
         if not kept:

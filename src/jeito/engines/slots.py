@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from jeito.errors import EngineError
-
 # Lengths are rounded up to this, so that the shapes of attention change seldom: equal shapes are bit-equal.
 STEP = 64
 
@@ -96,7 +94,9 @@ class Layer:
         if rows >= now.rows and columns >= now.columns:
             return held
         # A quarter more than needed: else a growing text would copy the slab every 64 tokens.
-        wanted = columns if columns >= now.columns else min(rounded(max(now.columns, columns * 5 // 4)), self.slab.columns)
+        wanted = (
+            columns if columns >= now.columns else min(rounded(max(now.columns, columns * 5 // 4)), self.slab.columns)
+        )
         rows = max(rows, now.rows)
         self.slab.room(rows * new.shape[1] * wanted * new.shape[3] * new.element_size())
         # Zeros, not whatever was there: a NaN in a masked column would still poison the sum.

@@ -4,6 +4,7 @@ Heavy libraries are imported here only when their engine is wanted.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,10 +75,11 @@ def open_model(
     precision: str | None = None,
     context: int | None = None,
     slots: int | None = None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> LocalModel:
-    """The model that a reference names, ready to run. Raises ModelError, InputError."""
+    """The model that a reference names, ready to run; `notify` hears what takes long. Raises ModelError, InputError."""
     reference = _with(parse(text), engine, precision)
-    return LocalModel(_engine(reference, context, slots), reference.text)
+    return LocalModel(_engine(reference, context, slots, notify), reference.text)
 
 
 def read_card(text: str, *, engine: str | None = None, precision: str | None = None) -> Card:
@@ -113,7 +115,7 @@ def _engine_of(reference: Reference) -> str:
     return "llamacpp" if is_gguf and reference.precision is None else "transformers"
 
 
-def _engine(reference: Reference, context: int | None, slots: int | None) -> Engine:
+def _engine(reference: Reference, context: int | None, slots: int | None, notify: Callable[[str], None]) -> Engine:
     name = _engine_of(reference)
     if name == "toy":
         from jeito.engines.toy import ToyEngine
@@ -121,7 +123,7 @@ def _engine(reference: Reference, context: int | None, slots: int | None) -> Eng
         return ToyEngine(context=context or 4096, slots=slots or 8)
     from jeito.engines import llamacpp
 
-    return llamacpp.LlamaEngine(_file(reference), context=context, slots=slots or llamacpp.SLOTS)
+    return llamacpp.LlamaEngine(_file(reference), context=context, slots=slots or llamacpp.SLOTS, notify=notify)
 
 
 def _file(reference: Reference) -> Path:

@@ -1,0 +1,75 @@
+"""The entry point: one command a file, one error a line, the exit codes of SEMANTICS section 6."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from jeito import __version__
+from jeito.cli import ask, behaviours, chat, compare, demo, explain, log, replay
+from jeito.cli.show import say
+from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
+
+# Wrong usage, as Typer's own parser raises it; it is exported only through this subclass.
+UsageProblem: type[Exception] = typer.BadParameter.__mro__[-4]
+
+app = typer.Typer(
+    name="jeito",
+    help="Gives a local language model a way of behaving, and proves that it behaves so.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"jeito {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _jeito(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(demo.demo)
+app.command("ask")(ask.ask)
+app.command("chat")(chat.chat)
+app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
+app.command("behaviours")(behaviours.behaviours)
+app.command("schema")(behaviours.schema)
+app.add_typer(log.app, name="log")
+app.command("replay")(replay.replay)
+
+
+def main() -> None:
+    """Run the command line and exit; every error of ours is one line and its hint."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+        return code if isinstance(code, int) else OK
+    except JeitoError as error:
+        say(f"error: {error}")
+        if error.hint:
+            say(f"  try: {error.hint}")
+        return error.code
+    except UsageProblem as error:
+        show = getattr(error, "show", None)
+        if show:
+            show()
+        return WRONG_INPUT
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has gone; without this Python complains once more at exit.
+        sys.stdout = None
+        return FAILED

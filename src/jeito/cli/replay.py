@@ -1,0 +1,43 @@
+"""`jeito replay`: runs once more, from the log; the same tokens, or the first that differs."""
+
+from typing import Annotated
+
+import typer
+
+from jeito.cli import options, show
+from jeito.errors import OK, InputError
+
+DIFFERENT = 1
+
+
+def replay(
+    runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their first letters.")] = [],  # noqa: B006
+    last: Annotated[int, typer.Option("--last", help="The newest so many.")] = 0,
+    exact: Annotated[bool, typer.Option("--exact", help="Of the newest, the exact ones only.")] = False,
+    json: options.Json = False,
+) -> int:
+    """Run again what the log holds, and say whether the same tokens come. Exit code 1 when any differs."""
+    from jeito.run.open import open_model
+    from jeito.run.replay import replay as again
+    from jeito.trace.log import Log
+
+    log = Log()
+    traces = [log.get(run) for run in runs] + (log.recent(last, exact=True if exact else None) if last else [])
+    if not traces:
+        raise InputError("no run to replay", hint="jeito replay --last 1, or an id that jeito log shows")
+    results = []
+    for reference in dict.fromkeys(trace.model for trace in traces):
+        model = open_model(reference, notify=show.say)
+        results += [again(trace, model) for trace in traces if trace.model == reference]
+        model.close()
+    if json:
+        show.emit({"replays": results})
+    else:
+        rows = [(one.id, one.verdict, one.tokens, _difference(one.expected, one.found), one.why) for one in results]
+        show.table("", ("run", "verdict", "tokens", "first difference", "why"), rows)
+    return OK if all(one.verdict == "same" for one in results) else DIFFERENT
+
+
+def _difference(expected: object, found: object) -> str:
+    texts = [repr(getattr(token, "text", None)) if token else "the end" for token in (expected, found)]
+    return "" if expected is found else f"{texts[0]} → {texts[1]}"
