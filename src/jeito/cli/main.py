@@ -1,5 +1,6 @@
 """The entry point: one command a file, one error a line, the exit codes of SEMANTICS section 6."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -49,12 +50,17 @@ app.command("replay")(replay.replay)
 
 def main() -> None:
     """Run the command line and exit; every error of ours is one line and its hint."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # What is not text is refused where it is read, in a sentence.
+        sys.stdin.reconfigure(errors="surrogateescape")
     sys.exit(_run())
 
 
 def _run() -> int:
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # Typer has caught the interrupt itself
+            say("interrupted")
         return code if isinstance(code, int) else OK
     except JeitoError as error:
         say(f"error: {error}")
@@ -69,7 +75,6 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read us has gone; without this Python complains once more at exit.
-        sys.stdout = None
+    except SystemExit:
+        # Typer's answer to a closed pipe: whoever read us has gone. Its 1 would say that a claim fails.
         return FAILED

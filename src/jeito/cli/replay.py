@@ -1,11 +1,14 @@
 """`jeito replay`: runs once more, from the log; the same tokens, or the first that differs."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jeito.cli import options, show
 from jeito.errors import OK, InputError
+
+if TYPE_CHECKING:
+    from jeito.run.replay import Replay
 
 DIFFERENT = 1
 
@@ -25,17 +28,19 @@ def replay(
     traces = [log.get(run) for run in runs] + (log.recent(last, exact=True if exact else None) if last else [])
     if not traces:
         raise InputError("no run to replay", hint="jeito replay --last 1, or an id that jeito log shows")
-    results = []
+    results: dict[str, Replay] = {}
     for reference in dict.fromkeys(trace.model for trace in traces):
         model = open_model(reference, notify=show.say)
-        results += [again(trace, model) for trace in traces if trace.model == reference]
+        results |= {one.id: one for one in again([trace for trace in traces if trace.model == reference], model)}
         model.close()
     if json:
-        show.emit({"replays": results})
+        show.emit({"replays": list(results.values())})
     else:
-        rows = [(one.id, one.verdict, one.tokens, _difference(one.expected, one.found), one.why) for one in results]
+        rows = [
+            (one.id, one.verdict, one.tokens, _difference(one.expected, one.found), one.why) for one in results.values()
+        ]
         show.table("", ("run", "verdict", "tokens", "first difference", "why"), rows)
-    return OK if all(one.verdict == "same" for one in results) else DIFFERENT
+    return OK if all(one.verdict == "same" for one in results.values()) else DIFFERENT
 
 
 def _difference(expected: object, found: object) -> str:

@@ -3,6 +3,7 @@
 Heavy libraries are imported here only when their engine is wanted.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,8 @@ def parse(text: str) -> Reference:
 
 def _says_how(text: str) -> bool:
     # A path may hold an @ too: what follows the last one must look like the closed lists' words.
-    return re.search(r"@[\w:]+$", text) is not None and not Path(text).exists()
+    # os.path's, which does not raise for what is too long to be one.
+    return re.search(r"@[\w:]+$", text) is not None and not os.path.exists(text)
 
 
 def demo_file() -> Path:
@@ -112,7 +114,7 @@ def _engine_of(reference: Reference) -> str:
     if reference.target == "toy":
         return "toy"
     is_gguf = reference.target == "demo" or reference.target.endswith(".gguf")
-    return "llamacpp" if is_gguf and reference.precision is None else "transformers"
+    return "llamacpp" if is_gguf and reference.precision in (None, "auto") else "transformers"
 
 
 def _engine(reference: Reference, context: int | None, slots: int | None, notify: Callable[[str], None]) -> Engine:
@@ -135,4 +137,6 @@ def _file(reference: Reference) -> Path:
         raise InputError(
             f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}@transformers"
         )
-    return demo_file() if reference.target == "demo" else Path(reference.target).expanduser()
+    if reference.within:
+        raise InputError(f"a file has nothing to select with #{reference.within}", hint=f"-m {reference.target}")
+    return demo_file() if reference.target == "demo" else Path(os.path.expanduser(reference.target))

@@ -1,9 +1,11 @@
-"""A trace run again: the same tokens, or the first that differs."""
+"""Traces run again: the same tokens, or the first that differs."""
 
+from collections.abc import Generator, Sequence
 from itertools import zip_longest
 from typing import Literal
 
 from jeito.engines.base import Model
+from jeito.errors import JeitoError
 from jeito.types import End, Start, Token, Trace, Value
 
 
@@ -19,43 +21,69 @@ class Replay(Value):
     why: str = ""
 
 
-def replay(trace: Trace, model: Model) -> Replay:
-    """Ask the model the trace's own request again, and compare token by token. Nothing is logged."""
+def replay(traces: Sequence[Trace], model: Model) -> list[Replay]:
+    """Ask the model each trace's own request again, and compare token by token. Nothing is logged.
+
+    Exact runs share one batch, since what runs beside them cannot change them; the others run one by one.
+    """
+    results: dict[int, Replay] = {}
+    exact = [index for index, trace in enumerate(traces) if trace.receipt.exact.held]
+    alone = [[index] for index in range(len(traces)) if index not in exact]
+    for group in [exact, *alone]:
+        walks = {index: _walk(traces[index], model) for index in group}
+        while walks:
+            for index, walk in list(walks.items()):
+                try:
+                    next(walk)
+                except StopIteration as end:
+                    results[index] = end.value
+                    del walks[index]
+    return [results[index] for index in range(len(traces))]
+
+
+def _walk(trace: Trace, model: Model) -> Generator[None, None, Replay]:
+    """One trace's replay, a step at a time."""
     if trace.finish is None or trace.error is not None:
         state = f"failed: {trace.error}" if trace.error else "never ended"
         return Replay(id=trace.id, verdict="impossible", tokens=0, why=f"the run {state}")
-    notes = _differences(trace, model)
+    notes: list[str] = []
+    if trace.model_fingerprint != model.fingerprint:
+        notes.append("the model is not the same: other weights, template, engine, precision or library")
     tokens: list[Token] = []
     ended: End | None = None
-    # A reply that was broken off is followed as far as it got.
-    broken_off = trace.finish in ("cancelled", "memory")
     events = model.stream(trace.request)
-    for event in events:
-        if isinstance(event, Start) and event.prompt_digest != trace.receipt.prompt_digest:
-            notes.append("the prompt is rendered differently")
-        elif isinstance(event, Token):
-            tokens.append(event)
-        elif isinstance(event, End):
-            ended = event
-        if broken_off and len(tokens) >= len(trace.tokens):
-            break
-    events.close()
+    try:
+        for event in events:
+            if isinstance(event, Start) and event.prompt_digest != trace.receipt.prompt_digest:
+                notes.append("the prompt is rendered differently")
+            elif isinstance(event, Token):
+                tokens.append(event)
+            elif isinstance(event, End):
+                ended = event
+            if _is_broken_off(trace) and len(tokens) >= len(trace.tokens):
+                break
+            yield
+    except JeitoError as error:
+        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=str(error))
+    finally:
+        events.close()
+    return _compare(trace, tokens, ended, notes)
+
+
+def _is_broken_off(trace: Trace) -> bool:
+    """Such a reply can be followed only as far as it got."""
+    return trace.finish in ("cancelled", "memory")
+
+
+def _compare(trace: Trace, tokens: list[Token], ended: End | None, notes: list[str]) -> Replay:
     for at, (expected, found) in enumerate(zip_longest(trace.tokens, tokens)):
         if expected is None or found is None or expected.id != found.id:
-            return Replay(
-                id=trace.id, verdict="different", tokens=at, at=at, expected=expected, found=found,
-                why="; ".join(notes) or _usual_reason(trace),
-            )  # fmt: skip
-    if ended is not None and not broken_off and ended.finish != trace.finish:
+            why = "; ".join(notes) or _usual_reason(trace)
+            return Replay(id=trace.id, verdict="different", tokens=at, at=at, expected=expected, found=found, why=why)
+    if ended is not None and not _is_broken_off(trace) and ended.finish != trace.finish:
         notes.append(f"it ended by {ended.finish}, not {trace.finish}")
         return Replay(id=trace.id, verdict="different", tokens=len(tokens), at=len(tokens), why="; ".join(notes))
     return Replay(id=trace.id, verdict="same", tokens=len(tokens), why="; ".join(notes))
-
-
-def _differences(trace: Trace, model: Model) -> list[str]:
-    if trace.model_fingerprint != model.fingerprint:
-        return ["the model is not the same: other weights, template, engine, precision or library"]
-    return []
 
 
 def _usual_reason(trace: Trace) -> str:

@@ -14,7 +14,7 @@ from jeito.behaviour.resolve import Resolved, request, resolve
 from jeito.engines.base import Model
 from jeito.errors import JeitoError, LogError
 from jeito.trace.log import Log, new_id
-from jeito.types import End, Event, Finish, Message, Receipt, Request, Start, Token, Trace
+from jeito.types import End, Event, Finish, Message, Receipt, Request, Start, Token, Trace, Usage
 
 
 def run(
@@ -60,6 +60,7 @@ class Run:
         self._behaviour = canonical(resolved)
         self._tokens: list[Token] = []
         self._events: Generator[Event] | None = None
+        self._prompt_tokens = 0
         seed = wanted.sampling.seed
         assert seed is not None, "resolve draws the seed that nobody gave"
         self.trace = Trace(
@@ -78,7 +79,7 @@ class Run:
 
     def start(self) -> "Run":
         """Hand the request to the model, so that it shares a batch with other runs; iterating does it otherwise."""
-        if self._events is None:
+        if self._events is None and self.trace.finish is None:
             self._keep("begin")
             self._events = self._model.stream(self.trace.request)
             try:
@@ -91,10 +92,9 @@ class Run:
         return self
 
     def __iter__(self) -> Iterator[Token]:
-        self.start()
-        assert self._events is not None
         try:
-            for event in self._events:
+            self.start()
+            for event in self._events or ():
                 if isinstance(event, Token):
                     self._tokens.append(event)
                     yield event
@@ -121,6 +121,7 @@ class Run:
             self._finish("cancelled", None)
 
     def _note(self, start: Start) -> None:
+        self._prompt_tokens = start.tokens
         receipt = self.trace.receipt.model_copy(
             update={
                 "placement": start.placement,
@@ -143,12 +144,15 @@ class Run:
         found: dict[str, Any] = {"finish": finish, "why": why, "answer": answer, "tokens": tuple(self._tokens)}
         if end:
             found |= {"usage": end.usage, "seconds": end.seconds}
+        else:
+            found["usage"] = Usage(prompt=self._prompt_tokens, generated=len(self._tokens))
         self.trace = self.trace.model_copy(update=found | {"error": error})
         self._keep("finish")
 
     def _keep(self, what: str) -> None:
         """Write to the log; a reply is worth more than its record, so a log that fails is said, not fatal."""
-        if self._log is None:
+        # A run that was given up before it began was never asked of anyone: there is nothing to keep.
+        if self._log is None or (what == "finish" and self._events is None):
             return
         try:
             if what == "begin":
