@@ -78,3 +78,7 @@ def _run() -> int:
     except SystemExit:
         # Typer's answer to a closed pipe: whoever read us has gone. Its 1 would say that a claim fails.
         return FAILED
+
+
+if __name__ == "__main__":
+    main()

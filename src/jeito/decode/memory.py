@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jeito.engines.base import Engine
 
 # A prompt waits for a neighbour's prefill when that saves it at least so many tokens.
-WORTH_WAITING = 16
+WORTH_WAITING = 4
 
 
 @dataclass(slots=True)

@@ -1,0 +1,69 @@
+"""What tests share: a home of their own, the toy, and the real demo model, loaded once."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jeito.decode.local import LocalModel
+from jeito.engines.llamacpp import LlamaEngine
+from jeito.engines.toy import ToyEngine, babble
+from jeito.run.open import demo_file
+
+
+@pytest.fixture(scope="session")
+def kept_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose facts hold the demo file's digest and the verdict of its self-test, which takes seconds."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JEITO_HOME", str(folder))
+        engine = LlamaEngine(demo_file())
+        assert engine.exact()[0] is not None
+        engine.close()
+    return folder / "facts"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's own home."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("JEITO_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def warm_home(home: Path, kept_facts: Path) -> Path:
+    """A home that has seen the demo model before."""
+    shutil.copytree(kept_facts, home / "facts")
+    return home
+
+
+@pytest.fixture
+def toy() -> LocalModel:
+    return LocalModel(ToyEngine(), "toy")
+
+
+@pytest.fixture
+def babbler() -> LocalModel:
+    """A model whose logits depend on every token before."""
+    return LocalModel(ToyEngine(babble), "babbler")
+
+
+@pytest.fixture(scope="session")
+def loaded_demo(kept_facts: Path) -> Iterator[LocalModel]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JEITO_HOME", str(kept_facts.parent))
+        model = LocalModel(LlamaEngine(demo_file()), "demo")
+        assert model.decoder.engine.exact()[0] is not None
+        assert model.fingerprint
+        yield model
+        model.close()
+
+
+@pytest.fixture
+def demo_model(loaded_demo: LocalModel) -> LocalModel:
+    """The demo model, with nothing left in its memory."""
+    while loaded_demo.decoder.memory.evict():
+        pass
+    return loaded_demo

@@ -1,0 +1,129 @@
+"""A model in this process: prompts that fit, threads that share, replies that are exact."""
+
+import threading
+from contextlib import closing
+
+import pytest
+
+from jeito.decode.local import LocalModel
+from jeito.engines.toy import ToyEngine, babble
+from jeito.errors import ContextError
+from jeito.types import End, Event, Message, Request, Sampling, Start, Token
+
+EXACT = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=10, min_new_tokens=10, seed=11, exact=True)
+
+
+def ask(text: str, **more: object) -> Request:
+    values: dict[str, object] = {"messages": (Message(role="user", content=text),), "sampling": EXACT}
+    return Request(**values | more)  # type: ignore[arg-type]
+
+
+def ids(events: list[Event]) -> list[int]:
+    return [event.id for event in events if isinstance(event, Token)]
+
+
+def test_a_reply_is_a_start_then_tokens_then_an_end(babbler: LocalModel) -> None:
+    start, *tokens, end = babbler.stream(ask("hi"))
+    assert isinstance(start, Start)
+    assert isinstance(end, End)
+    assert len(tokens) == 10
+    assert all(isinstance(token, Token) for token in tokens)
+    assert start.tokens == end.usage.prompt
+
+
+def test_a_prompt_that_does_not_fit_is_refused_with_both_counts() -> None:
+    model = LocalModel(ToyEngine(context=50), "toy")
+    with pytest.raises(ContextError, match=r"78 tokens.* 50"):
+        next(model.stream(ask("x" * 60)))
+
+
+def test_dropping_takes_the_oldest_whole_turns_and_never_the_instruction() -> None:
+    model = LocalModel(ToyEngine(context=120), "toy")
+    turns = []
+    for number in range(6):
+        turns += [
+            Message(role="user", content=f"question {number}"),
+            Message(role="assistant", content=f"answer {number}"),
+        ]
+    request = ask("", messages=(*turns, Message(role="user", content="last")), system="obey", drop_oldest=True)
+    with closing(model.stream(request)) as stream:
+        start = next(stream)
+    assert isinstance(start, Start)
+    assert "obey" in start.prompt
+    assert "last" in start.prompt
+    assert start.dropped[:2] == ("user: question 0", "assistant: answer 0")
+    assert len(start.dropped) % 2 == 0
+    assert "question 0" not in start.prompt
+    assert start.tokens <= 120 - 10
+
+
+def test_a_single_question_that_is_too_long_is_not_dropped() -> None:
+    model = LocalModel(ToyEngine(context=50), "toy")
+    with pytest.raises(ContextError):
+        next(model.stream(ask("x" * 60, drop_oldest=True)))
+
+
+def test_an_abandoned_reply_frees_its_slot() -> None:
+    model = LocalModel(ToyEngine(babble, slots=1), "toy")
+    for _ in range(3):
+        with closing(model.stream(ask("hi"))) as stream:
+            next(stream)
+            next(stream)
+    assert not any(slot.busy for slot in model.decoder.memory.slots)
+    assert ids(list(model.stream(ask("hi"))))
+
+
+def test_threads_share_one_batch_and_each_gets_its_own_reply() -> None:
+    model = LocalModel(ToyEngine(babble, slots=8), "toy")
+    expected = [ids(list(LocalModel(ToyEngine(babble), "toy").stream(ask(f"question {i}")))) for i in range(8)]
+    found: dict[int, list[int]] = {}
+    ready = threading.Barrier(8)
+
+    def talk(number: int) -> None:
+        ready.wait()
+        found[number] = ids(list(model.stream(ask(f"question {number}"))))
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(8)] == expected
+
+
+@pytest.mark.parametrize("words", [20, 520], ids=["below 512 tokens", "above 512 tokens"])
+def test_one_seed_is_one_reply_alone_among_others_and_after_a_fork(demo_model: LocalModel, words: int) -> None:
+    request = ask("Tell me of " + "the sea " * (words // 2))
+    alone = ids(list(demo_model.stream(request)))
+    again = list(demo_model.stream(request))  # from the cached prefix
+    assert ids(again) == alone
+    assert isinstance(again[-1], End)
+    assert again[-1].usage.cached > words // 2
+    while demo_model.decoder.memory.evict():
+        pass
+    others = [
+        ask(f"Question {i}: what is {i} and {i}?", sampling=EXACT.model_copy(update={"seed": i})) for i in range(3)
+    ]
+    same = [request.model_copy(update={"sampling": EXACT.model_copy(update={"seed": 50 + i})}) for i in range(4)]
+    streams = [demo_model.stream(one) for one in [*others, *same, request]]
+    collected: list[list[Event]] = [[] for _ in streams]
+    live = set(range(len(streams)))
+    while live:
+        for index in list(live):
+            event = next(streams[index], None)
+            if event is None:
+                live.remove(index)
+            else:
+                collected[index].append(event)
+    assert ids(collected[-1]) == alone
+    start = collected[-1][0]
+    assert isinstance(start, Start)
+    assert start.exact.held
+    assert start.exact.shape
+
+
+def test_what_is_not_asked_to_be_exact_says_so(babbler: LocalModel) -> None:
+    with closing(babbler.stream(ask("hi", sampling=Sampling(seed=1)))) as stream:
+        start = next(stream)
+    assert isinstance(start, Start)
+    assert (start.exact.asked, start.exact.held, start.exact.why) == (False, False, "not asked for")

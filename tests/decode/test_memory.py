@@ -1,0 +1,102 @@
+"""Which slot holds what: found, forked, waited for, forgotten."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jeito.decode.memory import WORTH_WAITING, Memory, Place, shared
+from jeito.engines.base import Row
+from jeito.engines.toy import ToyEngine, babble
+
+LONG = list(range(100))
+
+
+def memory(slots: int = 3) -> Memory:
+    return Memory(ToyEngine(babble, slots=slots, batch=256))
+
+
+def fill(kept: Memory, prompt: list[int], exact: bool = False) -> Place:
+    """Place a prompt, compute it, end it."""
+    place = kept.place(prompt, exact)
+    assert place is not None
+    tokens = prompt[place.reused :]
+    kept._engine.extend([Row(place.slot.index, tokens, 1)])
+    kept.hold(place.slot, tokens, exact)
+    kept.release(place.slot)
+    return place
+
+
+@given(st.lists(st.integers(0, 2)), st.lists(st.integers(0, 2)))
+def test_the_common_prefix_is_as_long_as_a_plain_loop_finds_it(a: list[int], b: list[int]) -> None:
+    plain = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    assert shared(a, b) == plain
+
+
+def test_a_prompt_that_goes_on_from_a_slot_takes_it_as_it_is() -> None:
+    kept = memory()
+    first = fill(kept, LONG)
+    second = fill(kept, [*LONG, 1, 2, 3])
+    assert second.slot is first.slot
+    assert second.reused == len(LONG)
+
+
+def test_a_prompt_that_shares_a_part_forks_it_and_leaves_the_whole_for_others() -> None:
+    kept = memory()
+    first = fill(kept, LONG)
+    second = fill(kept, [*LONG[:60], 7, 7])
+    assert second.reused == 60
+    assert second.slot is not first.slot
+    assert fill(kept, [*LONG, 5]).reused == len(LONG)
+
+
+def test_the_last_token_is_always_computed_since_its_logits_are_wanted() -> None:
+    kept = memory()
+    fill(kept, LONG)
+    assert fill(kept, LONG).reused == len(LONG) - 1
+
+
+def test_a_prompt_waits_for_a_neighbour_that_is_about_to_hold_its_prefix() -> None:
+    kept = memory()
+    busy = kept.place(LONG, False)
+    assert busy is not None
+    assert kept.place([*LONG, 1], False) is None
+    assert kept.place([*LONG[: WORTH_WAITING - 1], 200, 201], False) is not None
+    kept._engine.extend([Row(busy.slot.index, LONG, 1)])
+    kept.hold(busy.slot, LONG, False)
+    forked = kept.place([*LONG, 1], False)
+    assert forked is not None
+    assert forked.reused == len(LONG)
+
+
+def test_an_exact_reply_reuses_only_what_was_computed_exactly() -> None:
+    kept = memory()
+    fill(kept, LONG, exact=False)
+    assert fill(kept, [*LONG, 1], exact=True).reused == 0
+    assert fill(kept, [*LONG, 1, 2], exact=True).reused == len(LONG) + 1
+
+
+def test_a_model_that_cannot_be_rewound_shares_only_whole_slots() -> None:
+    engine = ToyEngine(babble, slots=3, batch=256)
+    engine.card = replace(engine.card, rewinds=False)
+    kept = Memory(engine)
+    fill(kept, LONG)
+    assert fill(kept, [*LONG[:60], 7, 7]).reused == 0
+    assert fill(kept, [*LONG, 7]).reused == len(LONG)
+
+
+def test_the_slot_used_longest_ago_is_forgotten_first() -> None:
+    kept = memory(slots=2)
+    old, new = [1] * 30, [2] * 30
+    fill(kept, old)
+    fill(kept, new)
+    assert kept.evict()
+    assert fill(kept, [*new, 3]).reused == 30
+    assert kept.evict()
+    assert not kept.evict()
+
+
+def test_no_slot_is_free_while_all_are_busy() -> None:
+    kept = memory(slots=1)
+    assert kept.place([1, 2], False) is not None
+    assert kept.place([3, 4], False) is None

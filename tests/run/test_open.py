@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import pytest
+
+from jeito.errors import InputError, JeitoError, ModelError
+from jeito.run.open import Reference, open_model, parse, read_card
+from jeito.run.run import run
+
+DIGITS = "0123456789" * 30
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "within", "engine", "precision"),
+    [
+        ("demo", "demo", None, None, None),
+        ("toy", "toy", None, None, None),
+        ("models/a.gguf", "models/a.gguf", None, None, None),
+        ("/models/folder", "/models/folder", None, None, None),
+        ("org/name", "org/name", None, None, None),
+        ("org/name:Q4_K_M", "org/name:Q4_K_M", None, None, None),
+        ("org/name#main", "org/name", "main", None, None),
+        ("org/name:Q4_0#v1.0@llamacpp", "org/name:Q4_0", "v1.0", "llamacpp", None),
+        ("http://host:8000/v1", "http://host:8000/v1", None, None, None),
+        ("https://host/v1#some/name", "https://host/v1", "some/name", None, None),
+        ("demo@llamacpp", "demo", None, "llamacpp", None),
+        ("demo@nf4", "demo", None, None, "nf4"),
+        ("demo@transformers:nf4", "demo", None, "transformers", "nf4"),
+        ("demo@nf4:transformers", "demo", None, "transformers", "nf4"),
+        ("a@b/model.gguf", "a@b/model.gguf", None, None, None),
+        ("a@b/model@1.gguf", "a@b/model@1.gguf", None, None, None),
+        ("a@b/model@1.gguf@fp16", "a@b/model@1.gguf", None, None, "fp16"),
+        ("me@host/folder@toy", "me@host/folder", None, "toy", None),
+    ],
+)
+def test_a_reference_is_read(
+    text: str, target: str, within: str | None, engine: str | None, precision: str | None
+) -> None:
+    assert parse(text) == Reference(text, target, within, engine, precision)
+
+
+def test_a_path_that_is_there_is_a_path_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "model@nf4"
+    assert parse(str(folder)).precision == "nf4"
+    folder.mkdir()
+    assert parse(str(folder)) == Reference(str(folder), str(folder))
+    assert parse(f"{folder}@fp16") == Reference(f"{folder}@fp16", str(folder), None, None, "fp16")
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "near"),
+    [
+        ("demo@llamacp", "llamacp", "llamacpp"),
+        ("demo@lamacpp:nf4", "lamacpp", "llamacpp"),
+        ("demo@transformer", "transformer", "transformers"),
+        ("demo@nf", "nf", "nf4"),
+        ("demo@fp:toy", "fp", "fp16"),
+        ("demo@int8:transformrs", "transformrs", "transformers"),
+    ],
+)
+def test_an_unknown_engine_or_precision_lists_near_names(text: str, word: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"'{word}'") as caught:
+        parse(text)
+    assert near in caught.value.hint
+
+
+def test_an_engine_that_is_like_none_lists_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        parse("demo@zzz")
+    assert all(name in caught.value.hint for name in ("llamacpp", "transformers", "toy", "bf16", "nf4"))
+
+
+@pytest.mark.parametrize("text", ["demo@nf4:fp16", "demo@toy:llamacpp"])
+def test_two_engines_or_two_precisions_are_one_too_many(text: str) -> None:
+    with pytest.raises(InputError):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "#main", "@llamacpp"])
+def test_a_reference_that_names_no_model_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="names no model") as caught:
+        parse(text)
+    assert "demo" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "org/name",
+        "org/name:Q4_K_M",
+        "org/name#main",
+        "demo@transformers",
+        "demo@nf4",
+        "http://host:8000/v1",
+        "https://host/v1#some/name",
+    ],
+)
+def test_what_this_version_cannot_run_is_named_with_what_it_can(text: str) -> None:
+    for read in (open_model, read_card):
+        with pytest.raises(ModelError, match=text.partition("#")[0]) as caught:
+            read(text)
+        assert caught.value.hint.startswith("-m ")
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "word"), [("llamacp", None, "llamacpp"), (None, "fp61", "fp16"), ("x", "y", "toy")]
+)
+def test_an_option_that_names_no_engine_or_precision_lists_near_names(
+    engine: str | None, precision: str | None, word: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        open_model("demo", engine=engine, precision=precision)
+    assert word in caught.value.hint
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for read in (open_model, read_card):
+        with pytest.raises(ModelError, match=r"missing\.gguf"):
+            read(str(tmp_path / "missing.gguf"))
+
+
+def test_a_file_that_is_no_gguf_says_how_it_starts(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"PK\x03\x04")
+    with pytest.raises(ModelError, match="PK"):
+        open_model(str(file))
+
+
+def test_a_file_has_its_own_precision(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not nf4"):
+        open_model(f"{tmp_path}/a.gguf@llamacpp:nf4")
+
+
+def test_a_file_has_no_revisions(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="#main"):
+        open_model(f"{tmp_path}/a.gguf#main")
+
+
+@pytest.mark.parametrize("text", ["~nobody-is-called-so/a.gguf", f"{DIGITS}@x", DIGITS])
+def test_a_strange_name_is_refused_with_a_sentence(text: str) -> None:
+    with pytest.raises(JeitoError):
+        open_model(text)
+
+
+def test_precision_auto_is_what_is_meant_without_it() -> None:
+    assert read_card("demo@auto") == read_card("demo", precision="auto") == read_card("demo")
+
+
+def test_a_card_is_read_of_the_toy_and_of_the_demo() -> None:
+    assert read_card("toy").engine == "toy"
+    card = read_card("demo")
+    assert (card.engine, card.precision) == ("llamacpp", "Q4_1")
+    assert card.bytes > 10**7
+
+
+def test_an_engine_can_be_named_beside_the_model() -> None:
+    model = open_model("anything", engine="toy")
+    assert model.name == "anything@toy"
+    assert run("plain", model, "hi").text() == "hi"
+
+
+def test_context_and_slots_are_the_callers() -> None:
+    model = open_model("toy", context=64, slots=3)
+    assert (model.context, model.card.slots) == (64, 3)
