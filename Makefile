@@ -69,6 +69,7 @@ fix: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python bench/sampler.py
+	@$(BIN)/python bench/start.py
 	@$(BIN)/python bench/engine.py
 
 docs: $(VENV)/.dev

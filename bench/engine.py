@@ -71,21 +71,30 @@ class Bare:
         flat = np.frombuffer(self.ffi.buffer(pointer, wanted * self.vocabulary * 4), np.float32)
         return flat.reshape(wanted, self.vocabulary).argmax(axis=1)
 
-    def run(self, prompt: list[int], sequences: int) -> Speed:
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
+    def run(self, prompts: list[list[int]]) -> Speed:
+        """One sequence a prompt; what all prompts begin with is computed once and shared, as well as it can be."""
+        memory = self.lib.llama_get_memory(self.context)
+        self.lib.llama_memory_clear(memory, False)
         begun = time.perf_counter()
-        a, last = self.arrays, np.zeros(sequences, np.int64)
-        for sequence in range(sequences):
-            size = len(prompt)
-            a["token"][:size], a["position"][:size] = prompt, np.arange(size)
+        a, count = self.arrays, len(prompts)
+        shared = min(len(prompt) for prompt in prompts) - 1 if count > 1 else 0
+        while any(prompt[:shared] != prompts[0][:shared] for prompt in prompts):
+            shared -= 1
+        last = np.zeros(count, np.int64)
+        for sequence, prompt in enumerate(prompts):
+            done = shared if sequence else 0
+            if done:
+                self.lib.llama_memory_seq_cp(memory, 0, sequence, 0, done)
+            size = len(prompt) - done
+            a["token"][:size], a["position"][:size] = prompt[done:], np.arange(done, len(prompt))
             a["sequence"][:size], a["wanted"][:size] = sequence, 0
             a["wanted"][size - 1] = 1
             last[sequence] = self.call(size, 1)[0]
-        a["sequence"][:sequences], a["wanted"][:sequences] = np.arange(sequences), 1
+        a["sequence"][:count], a["wanted"][:count] = np.arange(count), 1
         for step in range(TOKENS - 1):
-            a["token"][:sequences], a["position"][:sequences] = last, len(prompt) + step
-            last = self.call(sequences, sequences)
-        return Speed(time.perf_counter() - begun, TOKENS * sequences)
+            a["token"][:count], a["position"][:count] = last, [len(prompt) + step for prompt in prompts]
+            last = self.call(count, count)
+        return Speed(time.perf_counter() - begun, TOKENS * count)
 
 
 class Peer:
@@ -115,15 +124,12 @@ class Peer:
         self.process.wait()
 
 
-def ours(model: LocalModel, ask: str, samplings: Sequence[Sampling]) -> Speed:
-    """Separate requests, all begun before the first token, each from an empty memory."""
+def ours(model: LocalModel, asks: Sequence[str], samplings: Sequence[Sampling]) -> Speed:
+    """Separate requests, all begun before the first token, from an empty memory."""
     while model.decoder.memory.evict():
         pass
     begun = time.perf_counter()
-    streams = [
-        model.stream(Request(messages=(Message(role="user", content=ask),), sampling=sampling))
-        for sampling in samplings
-    ]
+    streams = [model.stream(request(ask, sampling)) for ask, sampling in zip(asks, samplings, strict=True)]
     for stream in streams:
         next(stream)
     tokens = 0
@@ -134,6 +140,10 @@ def ours(model: LocalModel, ask: str, samplings: Sequence[Sampling]) -> Speed:
                 streams.remove(stream)
             tokens += isinstance(event, Token)
     return Speed(time.perf_counter() - begun, tokens)
+
+
+def request(ask: str, sampling: Sampling) -> Request:
+    return Request(messages=(Message(role="user", content=ask),), sampling=sampling)
 
 
 def asked(prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
@@ -158,27 +168,32 @@ def main() -> None:
     long_ask = ASK + " " + " ".join(f"Remember that fact number {i} is {i * 37 % 101}." for i in range(88))
 
     def prompt_of(ask: str) -> list[int]:
-        with closing(model.stream(Request(messages=(Message(role="user", content=ask),), sampling=GREEDY))) as stream:
+        with closing(model.stream(request(ask, GREEDY))) as stream:
             started = next(stream)
         assert isinstance(started, Start)
         return model.decoder.engine.tokens(started.prompt, special=True)
 
-    short, long = prompt_of(ASK), prompt_of(long_ask)
+    asks = [f"{ASK} Make it number {number}." for number in range(8)]
+    shorts, long = [prompt_of(ask) for ask in asks], prompt_of(long_ask)
     # Another first token each time: or the server would find its own prompt in its cache.
     turn = iter(range(10_000))
 
     def fresh(prompt: list[int]) -> list[int]:
         return [1000 + next(turn), *prompt]
 
+    def fresh_all(prompts: list[list[int]]) -> list[dict[str, Any]]:
+        first = 1000 + next(turn)
+        return [asked([first, *prompt], TOKENS) for prompt in prompts]
+
     runs: dict[str, Callable[[], Speed]] = {
-        "bare, 1 stream": lambda: bare.run(short, 1),
-        "ours, 1 stream, greedy": lambda: ours(model, ASK, [GREEDY]),
-        "ours, 1 stream, all knobs": lambda: ours(model, ASK, [KNOBS]),
-        "llama-server, 1 stream": lambda: eight.run([asked(fresh(short), TOKENS)]),
-        "bare, 8 streams": lambda: bare.run(short, 8),
-        "ours, 8 streams": lambda: ours(model, ASK, seeds(GREEDY, 8, TOKENS)),
-        "llama-server, 8 streams": lambda: eight.run([asked(fresh(short), TOKENS)] * 8),
-        "ours, 16 replies": lambda: ours(model, long_ask, seeds(KNOBS, 16, REPLY)),
+        "bare, 1 stream": lambda: bare.run(shorts[:1]),
+        "ours, 1 stream, greedy": lambda: ours(model, asks[:1], [GREEDY]),
+        "ours, 1 stream, all knobs": lambda: ours(model, asks[:1], [KNOBS]),
+        "llama-server, 1 stream": lambda: eight.run(fresh_all(shorts[:1])),
+        "bare, 8 streams": lambda: bare.run(shorts),
+        "ours, 8 streams": lambda: ours(model, asks, seeds(GREEDY, 8, TOKENS)),
+        "llama-server, 8 streams": lambda: eight.run(fresh_all(shorts)),
+        "ours, 16 replies": lambda: ours(model, [long_ask] * 16, seeds(GREEDY, 16, REPLY)),
         "llama-server, 16 in one call": lambda: sixteen.run([asked(fresh(long), REPLY, n=16)]),
     }
     found: dict[str, list[Speed]] = {name: [] for name in runs}
@@ -187,8 +202,7 @@ def main() -> None:
             speed = one()
             if repeat:  # the first round warms up
                 found[name].append(speed)
-    runs["llama-server, 16 separate"] = lambda: sixteen.run([asked(fresh(long), REPLY)] * 16)
-    found["llama-server, 16 separate"] = [runs["llama-server, 16 separate"]()]
+    found["llama-server, 16 separate"] = [sixteen.run([asked(fresh(long), REPLY)] * 16)]
     eight.close()
     sixteen.close()
     report(found, len(long), options.json)

@@ -26,7 +26,8 @@ def serve(slots: int) -> None:
         with ThreadPoolExecutor(len(requests)) as pool:
             replies: list[dict[str, Any]] = list(pool.map(server.handle_completions, requests))
         seconds = time.perf_counter() - begun
-        tokens = sum(reply["usage"]["completion_tokens"] for reply in replies)
+        # With several replies to one request, `usage` counts the tokens of one of them only.
+        tokens = sum(reply["usage"]["completion_tokens"] * len(reply["choices"]) for reply in replies)
         print(json.dumps({"seconds": seconds, "tokens": tokens}), flush=True)
 
 

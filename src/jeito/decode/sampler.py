@@ -74,7 +74,7 @@ class Sampler:
         likeliest = int(row.argmax())  # of NaN and +inf too, the first comes out
         top = float(row[likeliest])
         if math.isnan(top) or top == math.inf:
-            raise EngineError(f"the model gave {top!r} as a logit", hint="jeito check MODEL")
+            raise EngineError(f"the model gave {top!r} as a logit", hint="its file may be broken: get it again")
         if self._vocabulary != row.size:
             self._prepare(row.size)
         # An overflow only ever says −inf to a token that is hopeless beside the likeliest.

@@ -155,7 +155,7 @@ _CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max"
 # fmt: on
 
 # Threads that wait inside OpenMP spin this often before they sleep; measured idle and contended, docs/journal.md.
-SPIN_COUNT = "1000"
+SPIN_COUNT = "300"
 
 
 def _file() -> Path:

@@ -58,6 +58,7 @@ class Cells:
         self._spare = slots
         self._slots: list[list[_Held]] = [[] for _ in range(slots)]
         self._has_holes = False
+        self._view: tuple[tuple[Any, int], Logits] | None = None
         # The effective size, not the asked one: a longer call aborts the process.
         self.batch: int = min(BATCH, self._lib.llama_n_batch(self._context))
         self._make_batch()
@@ -67,6 +68,7 @@ class Cells:
         self._token, self._position = np.zeros(size, np.int32), np.zeros(size, np.int32)
         self._sequence, self._count = np.zeros(size, np.int32), np.ones(size, np.int32)
         self._wanted = np.zeros(size, np.int8)
+        self._counting = np.arange(size, dtype=np.int32)
         # llama_batch wants, for each token, a pointer to the list of its sequences: here a list of one each.
         self._pointers = (self._sequence.ctypes.data + 4 * np.arange(size)).astype(np.uint64)
         batch = self._ffi.new("struct llama_batch *")
@@ -109,30 +111,40 @@ class Cells:
             start, end = end, end + len(row.tokens)
             before = self.length(row.slot)
             self._token[start:end] = row.tokens
-            self._position[start:end] = np.arange(before, before + end - start)
+            # Adding to what counts from 0 is cheaper than a new range, and a decoding step is all such small things.
+            np.add(self._counting[: end - start], before, out=self._position[start:end])
             self._sequence[start:end] = row.slot
             self._wanted[start:end] = all_wanted
             self._wanted[end - row.want : end] = 1
-        self._token[end:filled] = 0
-        self._position[end:filled] = np.arange(filled - end)
-        self._sequence[end:filled] = self._spare
-        self._wanted[end:filled] = 1
+        if filled > end:
+            self._token[end:filled] = 0
+            self._position[end:filled] = self._counting[: filled - end]
+            self._sequence[end:filled] = self._spare
+            self._wanted[end:filled] = 1
         self._batch.n_tokens = filled
 
     def _logits(self, rows: Sequence[Row], filled: int) -> list[Logits]:
+        total = int(np.count_nonzero(self._wanted[:filled]))
+        table = self._outputs(total)
+        if total == len(rows) == filled:  # a decoding step: one token a row
+            return [table[at : at + 1] for at in range(total)]
         outputs = np.cumsum(self._wanted[:filled])
-        total = int(outputs[-1])
-        table: Logits = np.empty((0, self._vocabulary), np.float32)
-        if total:
-            pointer = self._lib.llama_get_logits(self._context)
-            flat = np.frombuffer(self._ffi.buffer(pointer, total * self._vocabulary * 4), np.float32)
-            table = flat.reshape(total, self._vocabulary)
         results, end = [], 0
         for row in rows:
             end += len(row.tokens)
             last = int(outputs[end - 1])
             results.append(table[last - row.want : last])
         return results
+
+    def _outputs(self, total: int) -> Logits:
+        """[total, vocabulary]: the library's own memory, not a copy."""
+        if not total:
+            return np.empty((0, self._vocabulary), np.float32)
+        pointer = self._lib.llama_get_logits(self._context)
+        if self._view is None or self._view[0] != (pointer, total):
+            flat = np.frombuffer(self._ffi.buffer(pointer, total * self._vocabulary * 4), np.float32)
+            self._view = (pointer, total), flat.reshape(total, self._vocabulary)
+        return self._view[1]
 
     def _forget(self, rows: Sequence[Row]) -> None:
         """A failed pass may leave some of its rows behind; without them our lengths are true again."""

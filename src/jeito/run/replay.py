@@ -72,7 +72,7 @@ def _walk(trace: Trace, model: Model) -> Generator[None, None, Replay]:
 
 def _is_broken_off(trace: Trace) -> bool:
     """Such a reply can be followed only as far as it got."""
-    return trace.finish in ("cancelled", "memory")
+    return trace.finish in ("cancelled", "memory", "limit")
 
 
 def _compare(trace: Trace, tokens: list[Token], ended: End | None, notes: list[str]) -> Replay:

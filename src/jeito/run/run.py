@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from jeito.behaviour.resolve import Resolved, request, resolve
 from jeito.engines.base import Model
 from jeito.errors import JeitoError, LogError
 from jeito.trace.log import Log, new_id
-from jeito.types import End, Event, Finish, Message, Receipt, Request, Start, Token, Trace, Usage
+from jeito.types import End, Event, Finish, Message, Receipt, Request, Seconds, Start, Token, Trace, Usage
 
 
 def run(
@@ -57,10 +58,11 @@ class Run:
     ) -> None:
         self.losses: list[str] = []
         self._model, self._log = model, log
-        self._behaviour = canonical(resolved)
+        self._behaviour, self._limits = canonical(resolved), resolved.behaviour.limits
         self._tokens: list[Token] = []
         self._events: Generator[Event] | None = None
-        self._prompt_tokens = 0
+        self._begun = time.perf_counter()
+        self._prompt = 0
         seed = wanted.sampling.seed
         assert seed is not None, "resolve draws the seed that nobody gave"
         self.trace = Trace(
@@ -81,6 +83,7 @@ class Run:
         """Hand the request to the model, so that it shares a batch with other runs; iterating does it otherwise."""
         if self._events is None and self.trace.finish is None:
             self._keep("begin")
+            self._begun = time.perf_counter()
             self._events = self._model.stream(self.trace.request)
             try:
                 started = next(self._events)
@@ -98,6 +101,9 @@ class Run:
                 if isinstance(event, Token):
                     self._tokens.append(event)
                     yield event
+                    if limit := self._limit():
+                        self._finish("limit", limit)
+                        return
                 elif isinstance(event, End):
                     self._finish(event.finish, event.why, end=event)
         except JeitoError as error:
@@ -120,8 +126,16 @@ class Run:
         if self.trace.finish is None:
             self._finish("cancelled", None)
 
+    def _limit(self) -> str | None:
+        """Which of the behaviour's limits is reached, if one is."""
+        limits, seconds = self._limits, time.perf_counter() - self._begun
+        if limits.tokens is not None and len(self._tokens) >= limits.tokens:
+            return f"limits.tokens: {limits.tokens}"
+        if limits.seconds is not None and seconds >= limits.seconds:
+            return f"limits.seconds: {limits.seconds:g}"
+        return None
+
     def _note(self, start: Start) -> None:
-        self._prompt_tokens = start.tokens
         receipt = self.trace.receipt.model_copy(
             update={
                 "placement": start.placement,
@@ -132,6 +146,7 @@ class Run:
                 "notes": start.notes,
             }
         )
+        self._prompt = start.tokens
         self.trace = self.trace.model_copy(update={"prompt": start.prompt, "receipt": receipt})
 
     def _fail(self, error: JeitoError) -> None:
@@ -142,10 +157,10 @@ class Run:
             return
         answer = "".join(token.text for token in self._tokens) + (end.text if end else "")
         found: dict[str, Any] = {"finish": finish, "why": why, "answer": answer, "tokens": tuple(self._tokens)}
-        if end:
-            found |= {"usage": end.usage, "seconds": end.seconds}
-        else:
-            found["usage"] = Usage(prompt=self._prompt_tokens, generated=len(self._tokens))
+        # A reply that was broken off has no End to say it.
+        broken_off = Usage(prompt=self._prompt, generated=len(self._tokens))
+        found["usage"] = end.usage if end else broken_off
+        found["seconds"] = end.seconds if end else Seconds(total=time.perf_counter() - self._begun)
         self.trace = self.trace.model_copy(update=found | {"error": error})
         self._keep("finish")
 
