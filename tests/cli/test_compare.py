@@ -1,0 +1,49 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jeito.decode.noise import derive
+from jeito.trace.log import Log
+
+Jeito = Callable[..., Any]
+
+
+def test_reply_i_of_each_side_has_the_same_seed(jeito: Jeito) -> None:
+    done = jeito("compare", "hi", "-m", "toy", "-b", "creative", "-b", "technical", "-n", "3", "--seed", "7", "--json")
+    found = json.loads(done.out)
+    assert (done.code, done.out.count("\n")) == (0, 1)
+    assert found.keys() == {"pairs", "separation", "runs"}
+    assert [one["behaviour"] for one in found["runs"]] == ["creative"] * 3 + ["technical"] * 3
+    assert [one["seed"] for one in found["runs"]] == [derive(7, index) for index in range(3)] * 2
+    assert all(one["receipt"]["exact"]["held"] for one in found["runs"])
+
+
+def test_replies_are_printed_under_what_gave_them(jeito: Jeito) -> None:
+    done = jeito("compare", "hi", "-m", "toy", "-b", "creative", "-b", "technical", "--seed", "7")
+    heads = [line for line in done.out.splitlines() if line.startswith("== ")]
+    assert heads == ["== creative on toy, seed 7 [stop]", "== technical on toy, seed 7 [stop]"]
+    assert done.out.splitlines().count("hi") == 2
+
+
+def test_several_models_are_compared_too(jeito: Jeito) -> None:
+    runs = json.loads(jeito("compare", "hi", "-m", "toy", "-m", "other@toy", "--json").out)["runs"]
+    assert [one["model"] for one in runs] == ["toy", "other@toy"]
+
+
+def test_exactness_can_be_given_up(jeito: Jeito) -> None:
+    runs = json.loads(jeito("compare", "hi", "-m", "toy", "-n", "2", "--no-exact", "--json").out)["runs"]
+    assert [one["receipt"]["exact"]["asked"] for one in runs] == [False, False]
+
+
+def test_every_reply_is_in_the_log(jeito: Jeito, home: Path) -> None:
+    runs = json.loads(jeito("compare", "hi", "-m", "toy", "-n", "12", "--json").out)["runs"]
+    assert {one.id for one in Log().recent(100)} == {one["id"] for one in runs}
+    assert len(runs) == 12
+
+
+def test_a_reply_that_failed_is_printed_and_makes_the_work_fail(jeito: Jeito) -> None:
+    done = jeito("compare", "far too long for it", "-m", "toy", "-n", "2", "--context", "20")
+    assert done.code != 0
+    assert done.out.count("[error]") == done.out.count("and the context 20") == 2
+    assert "Traceback" not in done.err
