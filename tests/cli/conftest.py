@@ -48,7 +48,7 @@ def begin() -> Iterator[Callable[..., Process]]:
     begun: list[Process] = []
 
     def start(*words: object, command: tuple[str, ...] = (COMMAND,), env: Any = None, **streams: Any) -> Process:
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
         # A process inherits that interrupts are ignored, as they are where tests run in the background.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:

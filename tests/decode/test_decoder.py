@@ -209,7 +209,7 @@ def test_log_probabilities_are_the_models_own_and_name_alternatives() -> None:
     _, _, tokens = reply(says("hi"), greedy(max_new_tokens=1), logprobs=2)
     (token,) = tokens
     assert token.logprob == pytest.approx(-float(np.log1p(257 * np.exp(-30))), abs=1e-9)
-    assert [one.text for one in token.top][0] == "h"
+    assert token.top[0].text == "h"
     assert len(token.top) == 2
     assert token.drawn == 0
 

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
+import pytest
 
 from jeito.decode.local import LocalModel
 from jeito.decode.noise import derive
@@ -95,11 +96,12 @@ def test_a_run_that_fails_in_mid_reply_does_not_stop_the_others(made_of: Make, l
     assert "nan" in (log.get(runs[1].trace.id).error or "")
 
 
-def test_closing_ends_all_runs_and_frees_their_slots(made_of: Make, log: Log) -> None:
+@pytest.mark.parametrize("read", [1, 6])
+def test_closing_ends_all_runs_and_frees_their_slots(made_of: Make, log: Log, read: int) -> None:
     model = made_of(echo, slots=3)
     runs = [run("plain", model, "a long question", log=log) for _ in range(5)]
     tokens = together(runs)
-    for _ in islice(tokens, 6):
+    for _ in islice(tokens, read):
         pass
     tokens.close()  # type: ignore[attr-defined]
     assert [one.trace.finish for one in runs] == ["cancelled"] * 5
