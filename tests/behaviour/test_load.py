@@ -66,6 +66,7 @@ BAD = {
     "an infinite number": ("sampling: {temperature: 1e999}\n", 1, 25, "too long a number", "quotes"),
     "not a number": ("sampling: {temperature: .nan}\n", 1, 25, "a number, not '.nan'", "such as 0.7"),
     "an endless number": (f"sampling: {{seed: {'9' * 9000}}}\n", 1, 18, "too long a number", "quotes"),
+    "endless zeros": (f"sampling: {{seed: {'0' * 5000}}}\n", 1, 18, "too long a number", "quotes"),
     "a token that is no number": ("sampling: {logit_bias: {x: 1}}\n", 1, 28, "a whole number, not 'x'", "such as 7"),
     "dry without its multiplier": (
         "sampling:\n  dry: {base: 2}\n",
@@ -343,6 +344,13 @@ def test_a_dotted_key_goes_inside(here):
     behaviour = load("plain", ["dry.multiplier=0.8", "guard.overflow=drop_oldest", "sampling.top_k=3"]).behaviour
     assert (behaviour.sampling.dry.multiplier, behaviour.sampling.dry.base) == (0.8, 1.75)
     assert (behaviour.guard.overflow, behaviour.sampling.top_k) == ("drop_oldest", 3)
+
+
+def test_a_flag_inside_a_map_leaves_the_map_its_place(here):
+    write("a.yaml", "name: a\nsampling:\n  top_k: 1\n")
+    loaded = load("a.yaml+top_p=0.5")
+    assert loaded.places["sampling"] == Place("a.yaml", 2, 1)
+    assert loaded.flags == {"sampling.top_p"}
 
 
 def test_later_flags_win(here):

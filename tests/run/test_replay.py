@@ -153,6 +153,13 @@ def test_a_run_that_was_broken_off_is_followed_as_far_as_it_got(made_of: Make, b
     assert model.decoder.active == []
 
 
+def test_a_run_that_reached_a_limit_is_followed_as_far_as_it_got(made_of: Make) -> None:
+    trace = said(made_of(), EXACT + "+limits.tokens=5")
+    assert trace.finish == "limit"
+    (found,) = replay([trace], made_of())
+    assert (found.verdict, found.tokens) == ("same", 5)
+
+
 def test_a_run_that_was_broken_off_can_differ_too(made_of: Make) -> None:
     reply = run(EXACT, made_of(), "hi", seed=1)
     list(islice(reply, 7))

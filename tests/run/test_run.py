@@ -123,6 +123,24 @@ def test_a_reply_that_reaches_its_length_says_so(model: LocalModel, log: Log) ->
     assert log.get(reply.trace.id).finish == "length"
 
 
+def test_a_limit_ends_a_run_frees_its_slot_and_says_which_limit_it_was(made_of: Make, log: Log) -> None:
+    model = made_of(echo, slots=1)
+    reply = run("plain+limits.tokens=2", model, "hello", log=log)
+    assert reply.text() == "he"
+    kept = log.get(reply.trace.id)
+    assert (kept.finish, kept.why, kept.error) == ("limit", "limits.tokens: 2", None)
+    assert (kept.usage.prompt, kept.usage.generated, len(kept.tokens)) == (23, 2, 2)
+    assert run("plain+limits.seconds=0.000001", model, "hello").text() != "hello"
+    assert run("plain", model, "again").text() == "again"
+
+
+def test_a_reply_that_ends_with_its_last_allowed_token_has_ended_by_itself(model: LocalModel) -> None:
+    for behaviour, finish in (("plain+limits.tokens=3", "stop"), ("plain+limits.tokens=2+max_new_tokens=2", "length")):
+        reply = run(behaviour, model, "hi")
+        assert reply.text() == "hi"
+        assert (reply.trace.finish, reply.trace.why) == (finish, None)
+
+
 def test_a_run_that_fails_before_its_first_token_is_logged_with_its_error(made_of: Make, log: Log) -> None:
     reply = run("plain", made_of(echo, context=16), "hello", log=log)
     with pytest.raises(ContextError, match="23 tokens and the context 16"):

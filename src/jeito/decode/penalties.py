@@ -102,12 +102,17 @@ class Suffixes:
         lengths = self._match[start : max(size - 1, start)]
         at = np.flatnonzero(lengths >= dry.allowed_length)
         lengths = np.minimum(lengths[at], at + 1)  # a match reaches back to the window's edge at most
-        longest: dict[int, int] = {}
-        for token, length in zip(self._history[start + 1 + at].tolist(), lengths.tolist(), strict=True):
-            if length >= dry.allowed_length and length > longest.get(token, 0) and not self._ends_match(token):
-                longest[token] = length
+        follows = self._history[start + 1 + at]
+        rising = lengths.argsort()  # in a dictionary the last one stays: the longest
+        longest = dict(zip(follows[rising].tolist(), lengths[rising].tolist(), strict=True))
+        longest = {
+            token: length
+            for token, length in longest.items()
+            if length >= dry.allowed_length and not self._ends_match(token)
+        }
         beyond = np.array(list(longest.values()), dtype=np.float64) - dry.allowed_length
-        lost = np.minimum(dry.multiplier * dry.base**beyond, LARGEST)
+        with np.errstate(over="ignore"):
+            lost = np.minimum(dry.multiplier * dry.base**beyond, LARGEST)
         return np.array(list(longest), dtype=np.intp), lost.astype(np.float32)
 
     def _ends_match(self, token: int) -> bool:
@@ -135,7 +140,8 @@ class Suffixes:
 
 
 def add_bias(logits: Floats, ids: Ids, bias: Floats) -> None:
-    _put(logits, ids, logits[ids] + bias)
+    old = logits[ids]
+    _put(logits, ids, old, old + bias)
 
 
 def repetition(logits: Floats, tally: Tally, penalty: float) -> None:
@@ -143,26 +149,27 @@ def repetition(logits: Floats, tally: Tally, penalty: float) -> None:
     ids, _ = tally.counted()
     old = logits[ids]
     factor = np.float32(min(max(penalty, 1 / LARGEST), LARGEST))
-    _put(logits, ids, np.where(old > 0, old / factor, old * factor))
+    _put(logits, ids, old, np.where(old > 0, old / factor, old * factor))
 
 
 def presence_and_frequency(logits: Floats, tally: Tally, presence: float, frequency: float) -> None:
     """OpenAI's rule; the tally is of the reply alone."""
     ids, counts = tally.counted()
     lost = np.clip(presence + frequency * counts, -LARGEST, LARGEST)
-    _put(logits, ids, logits[ids] - lost.astype(np.float32))
+    old = logits[ids]
+    _put(logits, ids, old, old - lost.astype(np.float32))
 
 
 def dry(logits: Floats, suffixes: Suffixes) -> None:
     ids, lost = suffixes.penalties()
     if ids.size:
-        _put(logits, ids, logits[ids] - lost)
+        old = logits[ids]
+        _put(logits, ids, old, old - lost)
 
 
-def _put(logits: Floats, ids: Ids, new: Floats) -> None:
+def _put(logits: Floats, ids: Ids, old: Floats, new: Floats) -> None:
     """A penalty forbids nothing, however large: what was finite stays finite, what was −inf stays −inf."""
-    old = logits[ids]
-    logits[ids] = np.where(np.isneginf(old), old, np.clip(new, -LARGEST, LARGEST))
+    logits[ids] = np.where(old == -np.inf, old, np.clip(new, -LARGEST, LARGEST))
 
 
 def _doubled(array: Ids) -> Ids:

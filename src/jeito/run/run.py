@@ -99,11 +99,12 @@ class Run:
             self.start()
             for event in self._events or ():
                 if isinstance(event, Token):
-                    self._tokens.append(event)
-                    yield event
+                    # Not after the token: a reply that ends with its last allowed one has ended by itself.
                     if limit := self._limit():
                         self._finish("limit", limit)
                         return
+                    self._tokens.append(event)
+                    yield event
                 elif isinstance(event, End):
                     self._finish(event.finish, event.why, end=event)
         except JeitoError as error:
