@@ -202,6 +202,8 @@ def main() -> None:
             speed = one()
             if repeat:  # the first round warms up
                 found[name].append(speed)
+    # Said before the slowest one, which takes minutes on a busy machine.
+    report(found, len(long), options.json)
     found["llama-server, 16 separate"] = [sixteen.run([asked(fresh(long), REPLY)] * 16)]
     eight.close()
     sixteen.close()
@@ -225,6 +227,8 @@ def report(found: dict[str, list[Speed]], long: int, file: Path | None) -> None:
     print(f"\n16 replies are to one prompt of {long} tokens. Ratios, round by round, median (least, greatest):")
     ratios = {}
     for ours_, peer, wanted in pairs:
+        if peer not in found:
+            continue
         ones = [a.tokens / a.seconds / (b.tokens / b.seconds) for a, b in zip(found[ours_], found[peer], strict=False)]
         ratios[f"{ours_} / {peer}"] = {"median": statistics.median(ones), "wanted": wanted, "all": ones}
         verdict = "met" if statistics.median(ones) >= wanted else "missed"

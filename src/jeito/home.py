@@ -36,8 +36,8 @@ def remember(kind: str, key: str, value: Any) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            kept = json.loads(path.read_text())
-        except (OSError, ValueError):
+            kept = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
             kept = {}
         kept[key] = value
         partial = path.with_suffix(f".{os.getpid()}")

@@ -1,8 +1,8 @@
 """Values that cross rooms. Frozen, strict, saved as JSON; they know nothing of engines, files or screens."""
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 T = TypeVar("T")
 
@@ -72,11 +72,12 @@ class Sampling(Value):
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     exact: bool = False
 
-    @model_validator(mode="after")
-    def _stop_strings_have_text(self) -> Self:
-        if "" in self.stop:
+    @field_validator("stop")
+    @classmethod
+    def _stop_strings_have_text(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
             raise ValueError("an empty stop string would end every reply at once")
-        return self
+        return stop
 
 
 class Request(Value):

@@ -179,7 +179,7 @@ def test_what_is_allowed_to_be_unsupported_is_left_out_and_said():
     assert resolved.sampling == Sampling(temperature=0.5, seed=7)
     assert resolved.behaviour.needs() == {"temperature"}
     assert resolved.behaviour.tool_choice == "auto"
-    assert resolved.behaviour.reasoning.show
+    assert not resolved.behaviour.reasoning.show
     assert len(resolved.unsupported) == 9
     assert "this model cannot honour top_n_sigma=1.0" in resolved.unsupported
     assert resolved.values["top_n_sigma"] == Sourced(value=0.0, source="neutral")

@@ -27,8 +27,8 @@ def test_replies_are_printed_under_what_gave_them(jeito: Jeito) -> None:
 
 
 def test_several_models_are_compared_too(jeito: Jeito) -> None:
-    runs = json.loads(jeito("compare", "hi", "-m", "toy", "-m", "other@toy", "--json").out)["runs"]
-    assert [one["model"] for one in runs] == ["toy", "other@toy"]
+    runs = json.loads(jeito("compare", "hi", "-m", "toy", "-m", "toy@toy", "--json").out)["runs"]
+    assert [one["model"] for one in runs] == ["toy", "toy@toy"]
 
 
 def test_exactness_can_be_given_up(jeito: Jeito) -> None:

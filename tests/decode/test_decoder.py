@@ -110,7 +110,7 @@ def test_a_waiting_reply_can_be_cancelled() -> None:
     assert not decoder.waiting
 
 
-def test_when_memory_is_full_idle_slots_go_first_then_the_youngest_reply() -> None:
+def test_when_memory_is_full_idle_slots_go_first_then_the_youngest_waits_and_goes_on() -> None:
     engine = ToyEngine(babble, slots=4, cells=60)
     decoder = Decoder(engine)
     kept = decoder.submit([65] * 20, WARM, None, None)
@@ -118,8 +118,17 @@ def test_when_memory_is_full_idle_slots_go_first_then_the_youngest_reply() -> No
     prompts = [[70 + i] * 15 for i in range(3)]
     sequences = [decoder.submit(prompt, WARM, None, None) for prompt in prompts]
     drain(decoder, *sequences)
-    assert [end(sequence).finish for sequence in sequences] == ["length", "length", "memory"]
-    assert [ids(sequence) for sequence in sequences[:2]] == [alone(prompt, WARM) for prompt in prompts[:2]]
+    assert decoder.peak == 3
+    assert [end(sequence).finish for sequence in sequences] == ["length"] * 3
+    assert [ids(sequence) for sequence in sequences] == [alone(prompt, WARM) for prompt in prompts]
+
+
+def test_a_full_memory_loses_nobody_in_a_long_queue() -> None:
+    decoder = Decoder(ToyEngine(babble, slots=8, cells=100))
+    prompts = [[65 + i] * 10 for i in range(20)]
+    sequences = [decoder.submit(prompt, WARM, Shape(1, 64), None) for prompt in prompts]
+    drain(decoder, *sequences)
+    assert [ids(sequence) for sequence in sequences] == [alone(prompt, WARM) for prompt in prompts]
 
 
 def test_a_reply_that_alone_is_too_much_for_the_memory_ends_too() -> None:

@@ -1,11 +1,13 @@
 """A model in this process: prompts that fit, threads that share, replies that are exact."""
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 
 import pytest
 
 from jeito.decode.local import LocalModel
+from jeito.engines.base import Logits, Row
 from jeito.engines.toy import ToyEngine, babble
 from jeito.errors import ContextError
 from jeito.types import End, Event, Message, Request, Sampling, Start, Token
@@ -61,6 +63,32 @@ def test_a_single_question_that_is_too_long_is_not_dropped() -> None:
     model = LocalModel(ToyEngine(context=50), "toy")
     with pytest.raises(ContextError):
         next(model.stream(ask("x" * 60, drop_oldest=True)))
+
+
+def test_after_dropping_all_that_can_be_dropped_a_question_that_fits_is_answered() -> None:
+    model = LocalModel(ToyEngine(context=100), "toy")
+    turns = (Message(role="user", content="old" * 20), Message(role="assistant", content="yes"))
+    request = ask("", messages=(*turns, Message(role="user", content="x" * 60)), drop_oldest=True)
+    assert len(ids(list(model.stream(request)))) > 0
+
+
+def test_the_garbage_collector_may_close_a_reply_inside_a_step() -> None:
+    class Collecting(ToyEngine):
+        victim: object = None
+
+        def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
+            if self.victim is not None:
+                self.victim = None  # the last reference: the generator's `finally` runs here, under the lock
+            return super().extend(rows, exact)
+
+    engine = Collecting(babble, slots=2)
+    model = LocalModel(engine, "toy")
+    abandoned = model.stream(ask("one"))
+    next(abandoned)
+    engine.victim = abandoned
+    del abandoned
+    assert len(ids(list(model.stream(ask("two"))))) == 10
+    assert not any(slot.busy for slot in model.decoder.memory.slots)
 
 
 def test_an_abandoned_reply_frees_its_slot() -> None:

@@ -85,6 +85,14 @@ def test_a_model_that_cannot_be_rewound_shares_only_whole_slots() -> None:
     assert fill(kept, [*LONG, 7]).reused == len(LONG)
 
 
+def test_a_model_that_cannot_be_rewound_makes_nobody_wait_in_vain() -> None:
+    engine = ToyEngine(babble, slots=3, batch=256)
+    engine.card = replace(engine.card, rewinds=False)
+    kept = Memory(engine)
+    assert kept.place([*LONG, 1], False) is not None
+    assert kept.place([*LONG, 2], False) is not None
+
+
 def test_the_slot_used_longest_ago_is_forgotten_first() -> None:
     kept = memory(slots=2)
     old, new = [1] * 30, [2] * 30

@@ -153,8 +153,8 @@ def test_a_card_is_read_of_the_toy_and_of_the_demo() -> None:
 
 
 def test_an_engine_can_be_named_beside_the_model() -> None:
-    model = open_model("anything", engine="toy")
-    assert model.name == "anything@toy"
+    model = open_model("toy", engine="toy")
+    assert model.name == "toy@toy"
     assert run("plain", model, "hi").text() == "hi"
 
 

@@ -188,7 +188,8 @@ class Behaviour(Value):
             "tools": bool(self.tools) or self.requires.tools,
             "adapters": bool(self.adapter),
             "steering": bool(self.steering),
-            "reasoning": self.reasoning.budget is not None,
+            "dialect": self.dialect != "auto",
+            "reasoning": self.reasoning.budget is not None or self.reasoning.show,
             "guard": self.guard.repetition is not None or self.guard.repair > 0,
             "overflow": self.guard.overflow == "drop_oldest",
         }

@@ -89,7 +89,7 @@ def _sentence(detail: ErrorDetails) -> tuple[str, str]:
         return f"{path} is empty", "give it a value, or leave the key out"
     if kind == "string_pattern_mismatch":
         return f"{path} cannot be {shown(value)}", f"such as {' or '.join(_field(detail['loc']).examples or ())}"
-    return f"{path}: {detail['msg']}, not {shown(value)}", "jeito behaviours --schema says what a file may hold"
+    return f"{path}: {detail['msg']}, not {shown(value)}", "jeito schema says what a file may hold"
 
 
 def _unknown(loc: tuple[int | str, ...]) -> tuple[str, str]:

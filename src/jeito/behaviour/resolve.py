@@ -150,13 +150,14 @@ def _without(behaviour: Behaviour, lacking: frozenset[str]) -> Behaviour:
         ("contract", "output", None),
         ("tools", "tools", ()),
         ("tools", "tool_choice", "auto"),
+        ("dialect", "dialect", "auto"),
         ("adapters", "adapter", ()),
         ("steering", "steering", ()),
     ):
         if need in lacking:
             changes[key] = nothing
     if "reasoning" in lacking:
-        changes["reasoning"] = Reasoning(show=behaviour.reasoning.show)
+        changes["reasoning"] = Reasoning()
     if {"guard", "overflow"} & lacking:
         guard = behaviour.guard
         changes["guard"] = Guard(

@@ -11,6 +11,7 @@ from jeito.errors import FAILED, OK, InputError
 if TYPE_CHECKING:
     from rich.columns import Columns
 
+    from jeito.behaviour.load import Loaded
     from jeito.run.run import Run
 
 
@@ -21,7 +22,10 @@ def compare(
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Replies for each side.")] = 1,
     sets: options.Set = [],  # noqa: B006
     seed: options.Seed = None,
-    exact: Annotated[bool, typer.Option(help="Replies that do not depend on what else runs.")] = True,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact/--no-exact", help="Replies that do not depend on what else runs; the default."),
+    ] = None,
     json: options.Json = False,
     allow_unsupported: options.AllowUnsupported = False,
     context: options.Context = None,
@@ -30,13 +34,12 @@ def compare(
     """Ask several behaviours the same; reply i of each side has the same seed, so their noise is shared."""
     import secrets
 
-    from jeito.behaviour.load import load
     from jeito.decode.noise import derive
     from jeito.run.open import open_model
     from jeito.run.run import run
     from jeito.trace.log import Log
 
-    loaded = [(name, load(name, [*sets, *(["exact=true"] if exact else [])])) for name in behaviours]
+    loaded = [(name, _load(name, sets, exact)) for name in behaviours]
     if len(loaded) * len(models) * n < 2:
         raise InputError("one reply is no comparison", hint="a second -b or -m, or -n 8")
     text = show.prompt_of(prompt)
@@ -66,6 +69,16 @@ def compare(
     return FAILED if any(one.trace.finish in ("memory", "error") for one in runs) else OK
 
 
+def _load(name: str, sets: list[str], exact: bool | None) -> "Loaded":
+    """Exact unless the behaviour or the caller says otherwise."""
+    from jeito.behaviour.load import load
+
+    loaded = load(name, sets)
+    if exact is None and "exact" in loaded.behaviour.sampling.model_fields_set:
+        return loaded
+    return load(name, [*sets, f"exact={str(exact is not False).lower()}"])
+
+
 def _watch(runs: "Sequence[Run]", *, silent: bool) -> None:
     from jeito.run.run import together
 
@@ -83,12 +96,18 @@ def _watch(runs: "Sequence[Run]", *, silent: bool) -> None:
         for index, token in together(runs):
             texts[index] += token.text
             live.update(_columns(runs, texts))
+    for one in runs:
+        if one.trace.finish not in ("stop", "length"):
+            show.say(f"{one.trace.behaviour}, seed {one.trace.seed}:")
+            show.ending(one.trace)
 
 
 def _print(one: "Run") -> None:
     trace = one.trace
     print(f"== {trace.behaviour} on {trace.model}, seed {trace.seed} [{trace.finish}]")
-    print(trace.error or trace.answer, end="\n\n")
+    print(trace.answer, end="\n\n")
+    if trace.error:
+        show.say(f"error: {trace.error}")
 
 
 def _columns(runs: "Sequence[Run]", texts: Sequence[str]) -> "Columns":
@@ -99,7 +118,7 @@ def _columns(runs: "Sequence[Run]", texts: Sequence[str]) -> "Columns":
     panels = [
         Panel(
             Text(text),
-            title=f"{one.trace.behaviour} · {one.trace.seed}",
+            title=Text(f"{one.trace.behaviour} · {one.trace.seed}"),
             width=max(30, show.console().width // min(3, len(runs)) - 1),
         )
         for one, text in zip(runs, texts, strict=True)

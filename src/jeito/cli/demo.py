@@ -86,7 +86,7 @@ def _side_by_side(ask: str, runs: "Sequence[Run]") -> None:
 
     drawn = Table(title=Text(ask, style="bold"), title_justify="left", expand=True, pad_edge=False)
     for one in runs:
-        drawn.add_column(one.trace.behaviour, ratio=1, overflow="fold")
+        drawn.add_column(Text(one.trace.behaviour), ratio=1, overflow="fold")
     drawn.add_row(*(Text(one.trace.answer.strip()) for one in runs))
     show.console().print(drawn)
     print()

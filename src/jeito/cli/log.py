@@ -15,7 +15,7 @@ Id = Annotated[str, typer.Argument(help="A run's id, or its first letters.")]
 @app.callback(invoke_without_command=True)
 def _list(
     context: typer.Context,
-    last: Annotated[int, typer.Option("-n", help="So many, the newest first.")] = 20,
+    last: Annotated[int, typer.Option("-n", min=1, help="So many, the newest first.")] = 20,
     json: options.Json = False,
 ) -> None:
     if context.invoked_subcommand is not None:
@@ -55,13 +55,14 @@ def show_run(run: Id, json: options.Json = False) -> None:
     if json:
         show.emit(trace)
         return
-    show.console().print(f"{trace.prompt}", markup=False)
+    show.console().print(trace.prompt or "(no prompt was rendered)", markup=False)
     show.console().print(f"{trace.answer}\n", markup=False)
     show.ending(trace)
     usage = trace.usage
     show.console().print(
         f"{trace.behaviour} on {trace.model}, seed {trace.seed}: {usage.prompt} tokens of prompt "
-        f"({usage.cached} not computed again), {usage.generated} generated in {trace.seconds.total:.2f} s"
+        f"({usage.cached} not computed again), {usage.generated} generated in {trace.seconds.total:.2f} s",
+        markup=False,
     )
     show.receipt(trace.receipt, f"receipt of {trace.id}")
 

@@ -9,13 +9,14 @@ from jeito.errors import OK, InputError
 
 if TYPE_CHECKING:
     from jeito.run.replay import Replay
+    from jeito.types import Trace
 
 DIFFERENT = 1
 
 
 def replay(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their first letters.")] = [],  # noqa: B006
-    last: Annotated[int, typer.Option("--last", help="The newest so many.")] = 0,
+    last: Annotated[int | None, typer.Option("--last", min=1, help="The newest so many.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Of the newest, the exact ones only.")] = False,
     json: options.Json = False,
 ) -> int:
@@ -29,9 +30,10 @@ def replay(
     if not traces:
         raise InputError("no run to replay", hint="jeito replay --last 1, or an id that jeito log shows")
     results: dict[str, Replay] = {}
-    for reference in dict.fromkeys(trace.model for trace in traces):
-        model = open_model(reference, notify=show.say)
-        results |= {one.id: one for one in again([trace for trace in traces if trace.model == reference], model)}
+    for reference, context in dict.fromkeys(map(_model, traces)):
+        model = open_model(reference, context=context, notify=show.say)
+        same = [trace for trace in traces if _model(trace) == (reference, context)]
+        results |= {one.id: one for one in again(same, model)}
         model.close()
     if json:
         show.emit({"replays": list(results.values())})
@@ -41,6 +43,12 @@ def replay(
         ]
         show.table("", ("run", "verdict", "tokens", "first difference", "why"), rows)
     return OK if all(one.verdict == "same" for one in results.values()) else DIFFERENT
+
+
+def _model(trace: "Trace") -> tuple[str, int | None]:
+    """How the run's model was opened: a shorter context ends a reply elsewhere."""
+    context = trace.environment.get("context")
+    return trace.model, context if isinstance(context, int) else None
 
 
 def _difference(expected: object, found: object) -> str:

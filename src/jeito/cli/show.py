@@ -46,7 +46,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    drawn = Table(
+        title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     kept = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numbers = all(isinstance(row[index], int | float) for row in kept) and bool(kept)
@@ -73,7 +75,9 @@ def receipt(found: "Receipt", title: str, *, errors: bool = False) -> None:
     out = console(errors=errors)
     exact = found.exact
     if found.template:
-        out.print(f"template: {found.template}; instruction at: {found.placement}; prompt: {found.prompt_digest}")
+        out.print(f"template: {found.template}; instruction at: {found.placement}")
+    if found.prompt_digest:
+        out.print(f"prompt: sha256 {found.prompt_digest}")
         held = f"yes, in calls of {exact.shape}" if exact.held else "no"
         out.print(f"exact: {held} ({exact.why})", markup=False)
     for name, lines in (("note", found.notes), ("not honoured", found.unsupported), ("dropped turn", found.dropped)):
@@ -89,6 +93,7 @@ def _short(value: object) -> str:
 def ending(trace: "Trace", losses: Iterable[str] = ()) -> None:
     """Why a reply ended, where that is not simply its end; and what could not be logged."""
     if trace.finish not in ("stop", "tool_calls"):
-        say(f"[{trace.finish}]" + (f" {trace.why}" if trace.why else ""))
+        why = trace.error or trace.why
+        say(f"[{trace.finish or 'unfinished'}]" + (f" {why}" if why else ""))
     for loss in losses:
         say(f"warning: {loss}")

@@ -29,9 +29,9 @@ class Sequence:
     stream: TextStream
     logprobs: int | None
     pending: list[int]
+    reply: list[int] = field(default_factory=list)
     slot: Slot | None = None
     cached: int = 0
-    generated: int = 0
     served: int = 0
     """The step that last computed something for it."""
     events: deque[Token | End] = field(default_factory=deque)
@@ -40,6 +40,11 @@ class Sequence:
     submitted: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
     prefilled: float | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt and what was drawn so far."""
+        return self.prompt + self.reply
 
     @property
     def ready(self) -> bool:
@@ -56,6 +61,8 @@ class Decoder:
         self.active: list[Sequence] = []
         self._numbers = itertools.count()
         self._steps = 0
+        self._is_full = False
+        """Memory ran out: nobody new is admitted until a reply ends."""
         self.peak = 0
         """Most sequences that were active at once."""
 
@@ -111,13 +118,17 @@ class Decoder:
 
     def _admit(self) -> None:
         for sequence in list(self.waiting):
-            place = self.memory.place(sequence.prompt, sequence.shape is not None)
+            if self._is_full and self.active:
+                break
+            tokens = sequence.tokens
+            place = self.memory.place(tokens, sequence.shape is not None)
             if place is None:
                 continue
             self.waiting.remove(sequence)
-            sequence.slot, sequence.cached = place
-            sequence.pending = sequence.prompt[place.reused :]
-            sequence.admitted = time.perf_counter()
+            sequence.slot = place.slot
+            sequence.pending = tokens[place.reused :]
+            if sequence.admitted is None:
+                sequence.admitted, sequence.cached = time.perf_counter(), place.reused
             self.active.append(sequence)
         self.peak = max(self.peak, len(self.active))
 
@@ -141,12 +152,22 @@ class Decoder:
         return rows, served
 
     def _make_room(self) -> None:
+        """Forget an idle slot; else the youngest reply waits, and goes on when another has ended.
+
+        What it had computed is computed again then. Alone, it is too long for the memory, and ends.
+        """
         if self.memory.evict():
             return
         youngest = max(self.active, key=lambda sequence: sequence.number)
-        self._end(youngest, "memory", f"{len(self.active)} replies at once were too many for the memory")
-        if youngest.slot is not None:
-            self.memory.evict()
+        if len(self.active) == 1:
+            self._end(youngest, "memory", f"{len(youngest.tokens)} tokens are too many for the memory")
+            return
+        assert youngest.slot is not None
+        self.active.remove(youngest)
+        self.memory.release(youngest.slot)
+        youngest.slot = None
+        self.waiting.appendleft(youngest)
+        self._is_full = True
 
     def _commit(self, row: Row, sequence: Sequence, logits: Logits, exact: bool) -> None:
         assert sequence.slot is not None
@@ -170,7 +191,7 @@ class Decoder:
     def _take(self, sequence: Sequence, draw: Draw) -> None:
         """A token is drawn: it joins the reply, and may end it."""
         sequence.sampler.accept(draw.id)
-        sequence.generated += 1
+        sequence.reply.append(draw.id)
         sequence.pending = [draw.id]
         is_end = draw.id in self.engine.card.ends
         text = sequence.stream.push(b"" if is_end else self.engine.text([draw.id]))
@@ -186,9 +207,9 @@ class Decoder:
             return "stop", None
         if sequence.stream.stopped is not None:
             return "stop", f"stop string {sequence.stream.stopped!r}"
-        if sequence.generated >= sequence.sampling.max_new_tokens:
+        if len(sequence.reply) >= sequence.sampling.max_new_tokens:
             return "length", None
-        length = len(sequence.prompt) + sequence.generated
+        length = len(sequence.prompt) + len(sequence.reply)
         if length >= self.engine.card.context:
             return "context", f"{length} tokens fill the context"
         return None, None
@@ -204,6 +225,7 @@ class Decoder:
         if sequence.slot is not None:
             self.memory.release(sequence.slot)
             self.active.remove(sequence)
+            self._is_full = False
         else:
             self.waiting.remove(sequence)
         now = time.perf_counter()
@@ -215,7 +237,7 @@ class Decoder:
             decode=now - prefilled,
             total=now - sequence.submitted,
         )
-        usage = Usage(prompt=len(sequence.prompt), cached=sequence.cached, generated=sequence.generated)
+        usage = Usage(prompt=len(sequence.prompt), cached=sequence.cached, generated=len(sequence.reply))
         text = sequence.stream.finish()
         sequence.events.append(End(finish=finish, why=why, text=text, usage=usage, seconds=seconds))
         sequence.done = True

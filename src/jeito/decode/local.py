@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+from collections import deque
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ class LocalModel:
         self._engine = engine
         self._template = Template(engine.card.template, engine.card.special)
         self._crank = threading.Lock()
+        self._abandoned: deque[Sequence] = deque()
         self._fingerprint: str | None = None
 
     @property
@@ -62,18 +64,30 @@ class LocalModel:
         start, tokens = self._prepare(request)
         shape = self._shape(request) if start.exact.held else None
         with self._crank:
+            self._sweep()
             sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs)
         try:
             yield start
             yield from self._events(sequence)
         finally:
-            with self._crank:
-                self.decoder.cancel(sequence)
+            # The garbage collector may close us inside a step of this very thread: so never wait for the lock here.
+            self._abandoned.append(sequence)
+            if self._crank.acquire(blocking=False):
+                try:
+                    self._sweep()
+                finally:
+                    self._crank.release()
+
+    def _sweep(self) -> None:
+        """Under the lock: end the replies whose iterators were closed."""
+        while self._abandoned:
+            self.decoder.cancel(self._abandoned.popleft())
 
     def _events(self, sequence: Sequence) -> Generator[Event]:
         while True:
             while not sequence.ready:
                 with self._crank:
+                    self._sweep()
                     if not sequence.ready:
                         self.decoder.step()
             while sequence.events:
@@ -106,6 +120,8 @@ class LocalModel:
             if excess <= 0:
                 break
             oldest = self._oldest_turn(messages) if request.drop_oldest else 0
+            if oldest == 0 and len(tokens) < self.card.context:
+                break
             if oldest == 0:
                 raise ContextError(
                     f"the prompt is {len(tokens)} tokens and the context {self.card.context}, reply included",

@@ -97,6 +97,8 @@ class Memory:
         return best, most
 
     def _comes_soon(self, wanted: list[int], exact: bool) -> int:
+        if not self._engine.card.rewinds:
+            return 0  # what a neighbour holds can be shared only while it holds exactly that
         plans = (slot.plan for slot in self.slots if slot.busy and (slot.planned_exact or not exact))
         return max((shared(plan, wanted) for plan in plans), default=0)
 

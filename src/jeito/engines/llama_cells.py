@@ -16,6 +16,7 @@ from jeito.engines.llama_binding import library
 from jeito.errors import EngineError, MemoryFull
 
 BATCH = 512
+PADDING = 16  # most tokens that a call is padded with
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +43,8 @@ class Cells:
         shelf = library()
         self._lib, self._ffi = shelf.lib, shelf.ffi
         params = self._lib.llama_context_default_params()
-        params.n_ctx = cells
+        # Padding must find room even beside the last token that the context takes.
+        params.n_ctx = cells + PADDING
         params.n_batch = params.n_ubatch = params.n_outputs_max_per_seq = BATCH
         params.n_seq_max = slots + 1
         params.n_threads = params.n_threads_batch = threads
@@ -57,7 +59,7 @@ class Cells:
         self._vocabulary = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(model))
         self._spare = slots
         self._slots: list[list[_Held]] = [[] for _ in range(slots)]
-        self._has_holes = False
+        self._has_holes = self._is_broken = False
         self._view: tuple[tuple[Any, int], Logits] | None = None
         # The effective size, not the asked one: a longer call aborts the process.
         self.batch: int = min(BATCH, self._lib.llama_n_batch(self._context))
@@ -89,6 +91,8 @@ class Cells:
         total = sum(len(row.tokens) for row in rows)
         if total > most or not all(row.tokens for row in rows):
             raise EngineError(f"a call of {total} tokens in {len(rows)} rows: from 1 a row to {most} together can be")
+        if self._is_broken:
+            raise EngineError("the memory of this model was lost", hint="load it again")
         if shape and self._has_holes:
             self._pack()
         filled = max(total, shape.low) if shape else total
@@ -199,9 +203,11 @@ class Cells:
         runs = sorted(holders.values(), key=lambda parts: parts[0][1].run.start)
         saved = [self._save(*max(parts, key=lambda item: item[1].length)) for parts in runs]
         self._lib.llama_memory_clear(self._memory, False)
+        # Should a copy not come back, no slot may go on as if it held something.
+        self._is_broken = True
         for parts, data in zip(runs, saved, strict=True):
             self._restore(parts, data)
-        self._has_holes = False
+        self._has_holes = self._is_broken = False
 
     def _save(self, slot: int, part: _Held) -> Any:
         start = part.run.start

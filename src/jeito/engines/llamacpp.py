@@ -56,7 +56,7 @@ def _parts(path: Path) -> list[Path]:
 def _check_file(path: Path) -> None:
     """What is surely no GGUF, before the library sees it."""
     for part in _parts(path):
-        if not part.is_file():
+        if not os.path.isfile(part):  # unlike Path.is_file, false for a name that no system takes
             raise ModelError(f"there is no file {str(part)!r}", hint="jeito ask -m demo … runs the demo model")
         try:
             with part.open("rb") as file:
@@ -92,7 +92,11 @@ def _sampling_defaults(metadata: Mapping[str, str], file: str) -> dict[str, Sour
         text = metadata.get(key)
         if text is None:
             continue
-        value = int(float(text)) if knob in ("top_k", "repetition_window") else float(text)
+        try:
+            number = float(text)
+        except ValueError as error:
+            raise ModelError(f"{file}: {key} is {text!r}, not a number", hint="get the file again") from error
+        value = int(number) if knob in ("top_k", "repetition_window") else number
         if value < 0:
             continue  # llama.cpp's "all": our neutral value
         found[knob] = Sourced(value=value, source="model", file=file)
@@ -245,7 +249,10 @@ class LlamaEngine:
         kept = home.recall("exact", key)
         if kept is None:
             self._notify("testing, once for this file, in which shape of call replies are exact …")
-            kept = self._test_exact()
+            try:
+                kept = self._test_exact()
+            except EngineError as error:
+                return None, f"the self-test could not run: {error}"
             home.remember("exact", key, kept)
         if not kept:
             return None, "no shape of call gave the same logits alone and among others on this file and build"
@@ -267,5 +274,7 @@ class LlamaEngine:
         return digest.hexdigest()
 
     def close(self) -> None:
-        self._cells.close()
-        library().lib.llama_model_free(self._model)
+        if self._model is not None:
+            self._cells.close()
+            library().lib.llama_model_free(self._model)
+            self._model = None

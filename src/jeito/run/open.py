@@ -122,6 +122,8 @@ def _engine(reference: Reference, context: int | None, slots: int | None, notify
     if name == "toy":
         from jeito.engines.toy import ToyEngine
 
+        if reference.precision or reference.within or reference.target != "toy":
+            raise InputError(f"{reference.text!r}: the toy is only ever called toy", hint="-m toy")
         return ToyEngine(context=context or 4096, slots=slots or 8)
     from jeito.engines import llamacpp
 
@@ -132,11 +134,12 @@ def _file(reference: Reference) -> Path:
     if reference.target.startswith(("http://", "https://")):
         raise ModelError(f"{reference.target!r} is a server: this version runs models of its own only", hint="-m demo")
     if _engine_of(reference) == "transformers":
-        raise ModelError(f"{reference.text!r} is no GGUF file: this version runs those only", hint="-m FILE.gguf")
-    if reference.precision not in (None, "auto"):
-        raise InputError(
-            f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}@transformers"
+        raise ModelError(
+            f"{reference.text!r} needs the transformers engine, which this version does not have yet",
+            hint="-m FILE.gguf",
         )
+    if reference.precision not in (None, "auto"):
+        raise InputError(f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}")
     if reference.within:
         raise InputError(f"a file has nothing to select with #{reference.within}", hint=f"-m {reference.target}")
     return demo_file() if reference.target == "demo" else Path(os.path.expanduser(reference.target))

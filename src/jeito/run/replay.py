@@ -67,6 +67,8 @@ def _walk(trace: Trace, model: Model) -> Generator[None, None, Replay]:
         return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=str(error))
     finally:
         events.close()
+    if ended is not None and ended.finish == "memory" != trace.finish:
+        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=ended.why or "no room in memory")
     return _compare(trace, tokens, ended, notes)
 
 

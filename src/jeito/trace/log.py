@@ -62,13 +62,13 @@ class Log:
         so a run is saved whose beginning could not be.
         """
         if not self.add([Record(trace=trace, behaviour=behaviour)]):
-            raise LogError(f"a run called {trace.id!r} is already in the log", hint=f"jeito log {trace.id}")
+            raise LogError(f"a run called {trace.id!r} is already in the log", hint=f"jeito log show {trace.id}")
 
     def finish(self, trace: Trace) -> None:
         """Complete a run that was begun; the first end stands."""
         with self._writing() as connection:
             if not complete(connection, trace):
-                raise LogError(f"no run called {trace.id!r} waits for its end", hint=f"jeito log {trace.id}")
+                raise LogError(f"no run called {trace.id!r} waits for its end", hint=f"jeito log show {trace.id}")
 
     def add(self, records: list[Record]) -> int:
         """Write runs down whole, all or none; those already there stay as they are. How many were new?"""
