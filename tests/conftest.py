@@ -9,16 +9,26 @@ import pytest
 from jeito.decode.local import LocalModel
 from jeito.engines.llamacpp import LlamaEngine
 from jeito.engines.toy import ToyEngine, babble
+from jeito.errors import ModelError
 from jeito.run.open import demo_file
 
 
 @pytest.fixture(scope="session")
-def kept_facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo() -> Path:
+    """The demo model's file: without it the tests would pass and say nothing, so they fail."""
+    try:
+        return demo_file()
+    except ModelError as error:
+        pytest.fail(f"{error}: {error.hint}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def kept_facts(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose facts hold the demo file's digest and the verdict of its self-test, which takes seconds."""
     folder = tmp_path_factory.mktemp("kept")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JEITO_HOME", str(folder))
-        engine = LlamaEngine(demo_file())
+        engine = LlamaEngine(demo)
         assert engine.exact()[0] is not None
         engine.close()
     return folder / "facts"
@@ -51,10 +61,10 @@ def babbler() -> LocalModel:
 
 
 @pytest.fixture(scope="session")
-def loaded_demo(kept_facts: Path) -> Iterator[LocalModel]:
+def loaded_demo(demo: Path, kept_facts: Path) -> Iterator[LocalModel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JEITO_HOME", str(kept_facts.parent))
-        model = LocalModel(LlamaEngine(demo_file()), "demo")
+        model = LocalModel(LlamaEngine(demo), "demo")
         assert model.decoder.engine.exact()[0] is not None
         assert model.fingerprint
         yield model

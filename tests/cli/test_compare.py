@@ -45,5 +45,5 @@ def test_every_reply_is_in_the_log(jeito: Jeito, home: Path) -> None:
 def test_a_reply_that_failed_is_printed_and_makes_the_work_fail(jeito: Jeito) -> None:
     done = jeito("compare", "far too long for it", "-m", "toy", "-n", "2", "--context", "20")
     assert done.code != 0
-    assert done.out.count("[error]") == done.out.count("and the context 20") == 2
+    assert done.out.count("[error]") == done.err.count("and the context 20") == 2
     assert "Traceback" not in done.err
