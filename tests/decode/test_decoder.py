@@ -4,11 +4,13 @@ from collections.abc import Sequence as Tokens
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jeito.decode.decoder import PREFILL_BESIDE, Decoder, Sequence
 from jeito.engines.base import Logits, Row, Shape
 from jeito.engines.toy import END, ToyEngine, babble
-from jeito.errors import EngineError
+from jeito.errors import EngineError, InputError
 from jeito.types import End, Sampling, Token
 
 WARM = Sampling(temperature=1.2, max_new_tokens=12, min_new_tokens=12, seed=5)
@@ -76,6 +78,19 @@ def test_a_long_prompt_does_not_stall_who_is_decoding() -> None:
     assert all(any(len(row.tokens) == 1 for row in call) for call in engine.calls)
     assert max(len(row.tokens) for call in engine.calls for row in call) == PREFILL_BESIDE
     assert len(ids(talking)) > 1
+
+
+def test_several_long_prompts_together_do_not_stall_who_is_decoding_either() -> None:
+    engine = ToyEngine(babble, batch=512)
+    decoder = Decoder(engine)
+    decoder.submit([65], WARM.model_copy(update={"max_new_tokens": 60, "min_new_tokens": 60}), None, None)
+    decoder.step()
+    long = [decoder.submit([66 + i] * 500, WARM, None, None) for i in range(4)]
+    engine.calls.clear()
+    while not any(ids(sequence) for sequence in long):
+        decoder.step()
+    prefilled = [sum(len(row.tokens) for row in call if len(row.tokens) > 1) for call in engine.calls]
+    assert max(prefilled) <= PREFILL_BESIDE
 
 
 def test_an_exact_call_keeps_to_its_shape_and_serves_all_in_turn() -> None:
@@ -151,6 +166,66 @@ def test_a_failing_pass_fails_who_was_in_it_and_nobody_else() -> None:
     assert end(bad).finish == "error"
     assert isinstance(bad.error, EngineError)
     assert ids(good) == alone([65], WARM)
+
+
+def test_after_a_failed_pass_its_slots_serve_the_next_replies_rightly() -> None:
+    class Failing(ToyEngine):
+        def extend(self, rows: Tokens[Row], exact: bool = False) -> list[Logits]:
+            if any(90 in row.tokens for row in rows):
+                raise EngineError("the pass failed")
+            return super().extend(rows, exact)
+
+    decoder = Decoder(Failing(babble, slots=2))
+    prompts = [[65, 66, 67], [65, 66, 90], [65, 66, 67, 68], [65, 66, 69]]
+    first, bad, *later = [decoder.submit(prompt, WARM, None, None) for prompt in prompts]
+    drain(decoder, first, bad, *later)
+    assert [end(sequence).finish for sequence in (first, bad)] == ["error", "error"]
+    assert [ids(sequence) for sequence in later] == [alone(prompt, WARM) for prompt in prompts[2:]]
+
+
+def test_a_reply_that_cannot_be_sampled_ends_alone() -> None:
+    decoder = Decoder(ToyEngine(babble))
+    bad = decoder.submit([65], WARM.model_copy(update={"logit_bias": {999: 1.0}}), None, None)
+    good = decoder.submit([65, 66], WARM, None, None)
+    drain(decoder, bad, good)
+    assert isinstance(bad.error, InputError)
+    assert end(bad).finish == "error"
+    assert ids(good) == alone([65, 66], WARM)
+
+
+MOVES = st.one_of(
+    st.tuples(st.just("submit"), st.integers(0, 4), st.integers(1, 25)),
+    st.tuples(st.just("cancel"), st.integers(0, 9), st.just(0)),
+    st.tuples(st.just("step"), st.integers(1, 6), st.just(0)),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(MOVES, max_size=30), st.integers(1, 4), st.integers(40, 200))
+def test_whatever_comes_and_goes_each_reply_is_what_it_is_alone(
+    moves: list[tuple[str, int, int]], slots: int, cells: int
+) -> None:
+    engine = ToyEngine(babble, slots=slots, batch=16, cells=cells)
+    decoder = Decoder(engine)
+    sequences: list[Sequence] = []
+    for move, number, length in moves:
+        if move == "submit":
+            # Prompts that share their beginnings, exact ones and others.
+            shape = Shape(1, 4) if number % 2 else None
+            sequences.append(decoder.submit([65, 66, 67, 68, 70 + number] * 5 + [75] * length, WARM, shape, None))
+        elif move == "cancel" and number < len(sequences):
+            decoder.cancel(sequences[number])
+        else:
+            for _ in range(number):
+                decoder.step()
+        assert [slot.tokens for slot in decoder.memory.slots] == engine._slots
+    drain(decoder, *sequences)
+    assert not any(slot.busy for slot in decoder.memory.slots)
+    for sequence in sequences:
+        expected, found = alone(sequence.prompt, WARM), ids(sequence)
+        assert found == expected[: len(found)]
+        assert len(found) == len(expected) or end(sequence).finish in ("cancelled", "memory")
+        assert end(sequence).finish != "memory" or len(sequence.tokens) >= cells
 
 
 def test_logits_that_are_no_numbers_are_an_error_and_no_endless_loop() -> None:

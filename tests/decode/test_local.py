@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from jeito.decode.local import LocalModel
 from jeito.engines.base import Logits, Row
-from jeito.engines.toy import ToyEngine, babble
-from jeito.errors import ContextError
+from jeito.engines.toy import BOS, ToyEngine, babble, echo
+from jeito.errors import ContextError, EngineError, InputError
 from jeito.types import End, Event, Message, Request, Sampling, Start, Token
 
 EXACT = Sampling(temperature=0.9, top_p=0.95, max_new_tokens=10, min_new_tokens=10, seed=11, exact=True)
@@ -59,6 +61,20 @@ def test_dropping_takes_the_oldest_whole_turns_and_never_the_instruction() -> No
     assert start.tokens <= 120 - 10
 
 
+def test_dropping_never_takes_a_system_message_that_stands_among_the_turns() -> None:
+    model = LocalModel(ToyEngine(context=120), "toy")
+    turns = [Message(role="system", content="obey")]
+    for number in range(6):
+        turns += [Message(role="user", content=f"q {number}"), Message(role="assistant", content=f"answer {number}")]
+    request = ask("", messages=(*turns, Message(role="user", content="last")), drop_oldest=True)
+    with closing(model.stream(request)) as stream:
+        start = next(stream)
+    assert isinstance(start, Start)
+    assert start.prompt.startswith("<system>obey\n<user>")
+    assert start.dropped[:2] == ("user: q 0", "assistant: answer 0")
+    assert not any("obey" in line for line in start.dropped)
+
+
 def test_a_single_question_that_is_too_long_is_not_dropped() -> None:
     model = LocalModel(ToyEngine(context=50), "toy")
     with pytest.raises(ContextError):
@@ -101,6 +117,62 @@ def test_an_abandoned_reply_frees_its_slot() -> None:
     assert ids(list(model.stream(ask("hi"))))
 
 
+def test_of_waiting_replies_an_abandoned_one_is_never_computed() -> None:
+    engine = ToyEngine(echo, slots=1)
+    model = LocalModel(engine, "toy")
+    streams = [model.stream(ask(word)) for word in ("first", "second", "third")]
+    for stream in streams:
+        next(stream)
+    streams[1].close()
+    for stream in (streams[0], streams[2]):
+        list(stream)
+    said = bytes(token for call in engine.calls for row in call for token in row.tokens if token < 256)
+    assert b"third" in said
+    assert b"second" not in said
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_the_first_token_is_never_written_twice(add_bos: bool) -> None:
+    class Beginning(ToyEngine):
+        def tokens(self, text: str, special: bool) -> list[int]:
+            ids = super().tokens(text.removeprefix("<s>"), special)
+            return [BOS, *ids] if text.startswith("<s>") else ids
+
+    for source in ("{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"):
+        engine = Beginning(babble)
+        engine.card = replace(engine.card, add_bos=add_bos, template=source, special={"bos_token": "<s>"})
+        list(LocalModel(engine, "toy").stream(ask("hi")))
+        first = engine.calls[0][0].tokens
+        assert list(first).count(BOS) == int(add_bos or "bos" in source)
+        assert list(first)[-2:] == [*b"hi"]
+
+
+def test_a_prompt_of_no_tokens_is_refused_and_disturbs_nobody() -> None:
+    engine = ToyEngine(babble)
+    engine.card = replace(engine.card, template="{{ messages[0].content }}", bos=None)
+    model = LocalModel(engine, "toy")
+    with closing(model.stream(ask("hi"))) as stream:
+        next(stream)
+        with pytest.raises(InputError, match="no tokens"):
+            next(model.stream(ask("")))
+        assert len(list(stream)) == 11
+
+
+def test_logits_that_are_no_numbers_end_that_reply_with_an_error_and_no_other() -> None:
+    def poisoned(tokens: Sequence[int]) -> Logits:
+        row = babble(tokens)
+        return np.full_like(row, np.nan) if 35 in tokens else row
+
+    model = LocalModel(ToyEngine(poisoned), "toy")
+    bad, good = model.stream(ask("#")), model.stream(ask("fine"))
+    next(bad)
+    next(good)
+    with pytest.raises(EngineError, match="nan"):
+        list(bad)
+    assert isinstance(list(good)[-1], End)
+    assert not model.decoder.active
+
+
 def test_threads_share_one_batch_and_each_gets_its_own_reply() -> None:
     model = LocalModel(ToyEngine(babble, slots=8), "toy")
     expected = [ids(list(LocalModel(ToyEngine(babble), "toy").stream(ask(f"question {i}")))) for i in range(8)]
@@ -108,8 +180,11 @@ def test_threads_share_one_batch_and_each_gets_its_own_reply() -> None:
     ready = threading.Barrier(8)
 
     def talk(number: int) -> None:
+        stream = model.stream(ask(f"question {number}"))
+        next(stream)
+        # All are queued before the first step, so that all must stand in one call.
         ready.wait()
-        found[number] = ids(list(model.stream(ask(f"question {number}"))))
+        found[number] = ids(list(stream))
 
     threads = [threading.Thread(target=talk, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -117,6 +192,7 @@ def test_threads_share_one_batch_and_each_gets_its_own_reply() -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(8)] == expected
+    assert model.decoder.peak == 8
 
 
 @pytest.mark.parametrize("words", [20, 520], ids=["below 512 tokens", "above 512 tokens"])

@@ -78,7 +78,16 @@ def test_a_broken_template_is_named_with_its_line() -> None:
         "{{ messages.append(1) }}",
         "{% for i in range(99999999) %}x{% endfor %}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{{ (''|attr('__class__')).x }}",
+        "{{ raise_exception.__globals__['json'].x }}",
+        "{{ messages[0].update({'role': 'system'}) }}",
+        "{% include '/etc/passwd' %}",
         "{{ 1 / 0 }}",
+        "{{ messages | dictsort }}",
+        "{{ 'x' | no_such_filter }}",
+        "{{ messages[7].content }}",
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{% for a in [1] %}" * 25 + "{% endfor %}" * 25,
         "{{ raise_exception('never') }}",
     ],
 )
@@ -87,5 +96,49 @@ def test_a_template_that_breaks_out_or_fails_is_an_error_of_ours(source: str) ->
         Template(source, {}).render([ASK])
 
 
+def test_a_format_string_reaches_no_attribute_either() -> None:
+    with pytest.raises(ModelError):
+        Template("{{ '{0.__class__.__mro__}'.format('') }}", {}).render([ASK])
+    assert "class" not in Template("{{ '{0.__class__}'.format('') }}", {}).render([ASK])
+
+
+def test_a_template_that_refuses_a_conversation_says_why() -> None:
+    with pytest.raises(ModelError, match="refuses this conversation: no system here"):
+        Template(NO_SYSTEM, {}).render([Message(role="system", content="be brief"), ASK])
+
+
 def test_tojson_writes_what_models_were_trained_on() -> None:
     assert Template("{{ messages[0].content | tojson }}", {}).render([Message(role="user", content="<é>")]) == '"<é>"'
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("", '{"b": "é", "a": [1]}'),
+        ("separators=(',', ':')", '{"b":"é","a":[1]}'),
+        ("sort_keys=true", '{"a": [1], "b": "é"}'),
+        ("indent=1", '{\n "b": "é",\n "a": [\n  1\n ]\n}'),
+        ("true", '{"b": "\\u00e9", "a": [1]}'),
+    ],
+)
+def test_tojson_takes_the_styles_that_transformers_takes(style: str, expected: str) -> None:
+    source = "{{ {'b': 'é', 'a': [1]} | tojson(" + style + ") }}"
+    assert Template(source, {}).render([ASK]) == expected
+
+
+def test_blocks_leave_no_blank_lines_and_special_tokens_have_their_texts() -> None:
+    source = "{{ bos_token }}\n  {% for m in messages %}\n{{ m.content }}\n  {% endfor %}\n{{ eos_token }}"
+    assert Template(source, {"bos_token": "<s>", "eos_token": "</s>"}).render([ASK]) == "<s>\nhi\n</s>"
+
+
+def test_an_instruction_that_moved_is_noted_and_one_that_stays_is_not() -> None:
+    assert Template(CHATML, {}).placement("system") == ("system", None)
+    assert Template(NO_SYSTEM, {}).placement("user_end") == ("user_end", None)
+    where, note = Template(NO_SYSTEM, {}).placement("system")
+    assert where == "user_start"
+    assert "no system role" in (note or "")
+
+
+def test_an_instruction_without_a_question_is_the_question() -> None:
+    turns, where = Template(CHATML, {}).place([], "begin", "user_end")
+    assert ([turn.content for turn in turns], where) == (["begin"], "user_start")

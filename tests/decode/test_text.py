@@ -31,15 +31,41 @@ def test_text_cut_anywhere_comes_out_whole_and_never_as_half_a_character(text: s
 def test_nothing_of_a_stop_string_is_shown_whatever_the_cuts(text: str, stops: list[str], cuts: list[int]) -> None:
     stream = TextStream(stops)
     shown = "".join(stream.push(piece) for piece in pieces(text.encode(), cuts)) + stream.finish()
-    first = min((text.find(stop) for stop in stops if stop in text), default=None)
-    if first is None:
-        assert shown == text
-        assert stream.stopped is None
+    # The first to be complete ends the text; of those that are complete with the same character, the longest.
+    found = min(((text.find(stop) + len(stop), -len(stop)) for stop in stops if stop in text), default=None)
+    if found is None:
+        assert (shown, stream.stopped) == (text, None)
     else:
-        # A longer stop string may begin earlier and be still unfinished when a shorter one inside it is complete.
-        assert stream.stopped in stops
-        assert text.startswith(shown + (stream.stopped or ""))
-        assert not any(stop in shown for stop in stops)
+        end, size = found
+        assert (shown, stream.stopped) == (text[: end + size], text[end + size : end])
+
+
+@given(st.binary(), st.lists(st.integers(0, 1000)))
+def test_any_bytes_give_the_same_text_however_they_are_cut(data: bytes, cuts: list[int]) -> None:
+    stream = TextStream()
+    shown = "".join(stream.push(piece) for piece in pieces(data, cuts)) + stream.finish()
+    whole = data.decode(errors="replace")
+    assert whole in (shown, f"{shown}\N{REPLACEMENT CHARACTER}")
+    assert shown == TextStream().push(data)
+
+
+def test_of_two_stop_strings_the_one_that_comes_first_ends_the_text() -> None:
+    stream = TextStream(["later", "soon"])
+    assert stream.push(b"as soon as later") == "as "
+    assert stream.stopped == "soon"
+
+
+def test_a_stop_string_inside_another_ends_the_text_in_one_token_as_in_many() -> None:
+    whole, cut = TextStream(["abcd", "bc"]), TextStream(["abcd", "bc"])
+    assert whole.push(b"abcd") == "".join(cut.push(bytes([letter])) for letter in b"abcd") == "a"
+    assert whole.stopped == cut.stopped == "bc"
+
+
+def test_a_stop_string_of_several_bytes_a_letter_is_found_across_a_cut_letter() -> None:
+    stream = TextStream(["ção"])
+    data = "canção".encode()
+    assert "".join(stream.push(data[at : at + 1]) for at in range(len(data))) == "can"
+    assert stream.stopped == "ção"
 
 
 def test_a_stop_string_across_three_tokens_ends_the_text_before_it() -> None:

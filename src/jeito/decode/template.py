@@ -15,9 +15,11 @@ PLAIN_TURNS = "{% for message in messages %}{{ message.content }}{{ eos_token }}
 _PROBE = "jeito-probe"
 
 
-def _json(value: Any, indent: int | None = None, **_styles: Any) -> str:
+def _json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     # transformers' filter, not Jinja's: that one escapes HTML, which no model was trained on.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> str:
@@ -48,6 +50,8 @@ class Template:
             return environment.from_string(self._source)
         except TemplateSyntaxError as error:
             raise ModelError(f"the model's template is broken at line {error.lineno}: {error.message}") from error
+        except (SyntaxError, RecursionError) as error:  # Python's own, of what is nested too deeply for it
+            raise ModelError(f"the model's template is broken: {error}") from error
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text, up to where the assistant's reply begins."""
@@ -56,7 +60,9 @@ class Template:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return str(self._compiled.render(messages=turns, add_generation_prompt=True, **self._special))
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except (
+            TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
+        ) as error:  # fmt: skip
             raise ModelError(f"the model's template fails on this conversation: {error}") from error
 
     @cached_property

@@ -19,10 +19,11 @@ class TextStream:
         if self.stopped is not None:
             return ""
         self._held += self._decoder.decode(data)
-        found = [(self._held.find(stop), -len(stop), stop) for stop in self._stops if stop in self._held]
+        # The first to be complete, so that it does not matter how the text was cut; of several, the longest.
+        found = [(self._held.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in self._held]
         if found:
-            at, _, self.stopped = min(found)
-            safe, self._held = self._held[:at], ""
+            end, size, self.stopped = min(found)
+            safe, self._held = self._held[: end + size], ""
             return safe
         return self._release(self._longest_start())
 
