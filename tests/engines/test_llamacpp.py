@@ -109,7 +109,7 @@ def test_a_context_can_be_filled_to_its_last_token_in_exact_calls(warm_home: Pat
         engine.extend([Row(0, tokens[at : min(at + shape.high, 255)], 0)], exact=True)
     assert np.isfinite(engine.extend([Row(0, tokens[255:], 1)], exact=True)[0]).all()
     with pytest.raises(MemoryFull):
-        engine.extend([Row(1, tokens, 0)])
+        engine.extend([Row(1, tokens + tokens, 0)])
     engine.close()
 
 

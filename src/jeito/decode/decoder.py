@@ -13,7 +13,7 @@ from jeito.engines.base import Engine, Logits, Row, Shape
 from jeito.errors import EngineError, JeitoError, MemoryFull
 from jeito.types import Alternative, End, Finish, Sampling, Seconds, Token, Usage
 
-# While others decode, a prompt goes in chunks of so many tokens, so that it does not stall them.
+# While others decode, prompts go in chunks of so many tokens together, so that they do not stall them.
 PREFILL_BESIDE = 128
 
 
@@ -137,11 +137,13 @@ class Decoder:
         room = min([self.engine.card.batch, *(shape.high for shape in shapes)])
         # Longest unserved first, so that a narrow call serves all in turn; a single token is a decoding step.
         order = sorted(self.active, key=lambda s: (len(s.pending) > 1, s.served, s.number))
-        decoding = sum(len(sequence.pending) == 1 for sequence in order)
+        is_decoding = any(len(sequence.pending) == 1 for sequence in order)
+        prefill = min(room, PREFILL_BESIDE) if is_decoding else room
         rows: list[Row] = []
         served: list[Sequence] = []
         for sequence in order:
-            most = min(room, PREFILL_BESIDE) if decoding else room
+            is_prompt = len(sequence.pending) > 1
+            most = min(room, prefill) if is_prompt else room
             if most < 1 or sequence.slot is None:
                 break
             chunk = sequence.pending[:most]
@@ -149,6 +151,7 @@ class Decoder:
             served.append(sequence)
             sequence.served = self._steps
             room -= len(chunk)
+            prefill -= len(chunk) if is_prompt else 0
         return rows, served
 
     def _make_room(self) -> None:
