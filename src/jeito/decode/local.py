@@ -9,7 +9,7 @@ from typing import Any
 from jeito.decode.decoder import Decoder, Sequence
 from jeito.decode.template import Template
 from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Shape
-from jeito.errors import ContextError
+from jeito.errors import ContextError, InputError
 from jeito.types import Event, Exact, Message, Placement, Request, Sourced, Start
 
 ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow"}
@@ -119,26 +119,28 @@ class LocalModel:
             excess = len(tokens) + self._reserve(request, bool(dropped)) - self.card.context
             if excess <= 0:
                 break
-            oldest = self._oldest_turn(messages) if request.drop_oldest else 0
-            if oldest == 0 and len(tokens) < self.card.context:
+            oldest = self._oldest_turn(messages) if request.drop_oldest else []
+            if not oldest and len(tokens) < self.card.context:
                 break
-            if oldest == 0:
+            if not oldest:
                 raise ContextError(
                     f"the prompt is {len(tokens)} tokens and the context {self.card.context}, reply included",
                     hint="a shorter prompt, a longer --context, or guard.overflow=drop_oldest in a conversation",
                 )
-            dropped += [f"{message.role}: {message.content[:40]}" for message in messages[:oldest]]
-            del messages[:oldest]
+            dropped += [f"{messages[at].role}: {messages[at].content[:40]}" for at in oldest]
+            messages = [message for at, message in enumerate(messages) if at not in oldest]
+        if not tokens:
+            raise InputError("the prompt has no tokens", hint="ask something, or mend the model's template")
         return self._start(request, placement, prompt, tokens, dropped), tokens
 
     def _reserve(self, request: Request, is_dropping: bool) -> int:
         """Room left for the reply: one token is enough, but turns are dropped to make a useful one."""
         return min(request.sampling.max_new_tokens, self.card.context // 4) if is_dropping else 1
 
-    def _oldest_turn(self, messages: list[Message]) -> int:
-        """How many of the first messages make the oldest whole turn; 0 when the last ask alone is left."""
+    def _oldest_turn(self, messages: list[Message]) -> list[int]:
+        """Which messages make the oldest whole turn, never an instruction; none when the last ask alone is left."""
         asks = [index for index, message in enumerate(messages) if message.role == "user"]
-        return asks[1] if len(asks) > 1 else 0
+        return [at for at in range(asks[1]) if messages[at].role != "system"] if len(asks) > 1 else []
 
     def _start(
         self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
