@@ -77,7 +77,7 @@ def _show(runs: "Sequence[Run]", tokens: int, seconds: float) -> None:
     show.receipt(technical.trace.receipt, f"The receipt of one reply ({technical.trace.id}, technical)")
     for loss in {loss for one in runs for loss in one.losses}:
         show.say(f"warning: {loss}")
-    print(f"\nNext: jeito log; jeito replay {technical.trace.id}; jeito chat -b creative; jeito explain -b technical")
+    print(f"\nNext: jeito log; jeito log show {technical.trace.id}; jeito chat -b creative; jeito explain -b technical")
 
 
 def _side_by_side(ask: str, runs: "Sequence[Run]") -> None:

@@ -23,7 +23,9 @@ def _json(
 
 
 def _refuse(message: str) -> str:
-    raise ModelError(f"the model's template refuses this conversation: {message}", hint="jeito explain shows it")
+    raise ModelError(
+        f"the model's template refuses this conversation: {message}", hint="its author can say which it takes"
+    )
 
 
 class Template:
