@@ -138,6 +138,19 @@ def test_when_memory_is_full_idle_slots_go_first_then_the_youngest_waits_and_goe
     assert [ids(sequence) for sequence in sequences] == [alone(prompt, WARM) for prompt in prompts]
 
 
+def test_when_memory_is_full_the_oldest_reply_is_never_held_up() -> None:
+    decoder = Decoder(ToyEngine(babble, slots=4, cells=60))
+    sequences = [decoder.submit([70 + i] * 15, WARM, None, None) for i in range(4)]
+    steps = 0
+    while not sequences[0].done:
+        decoder.step()
+        steps += 1
+        assert sequences[0].slot is not None
+    drain(decoder, *sequences)
+    # The prompts, the tokens of the reply, and for each neighbour one step that had no room.
+    assert steps <= 1 + WARM.max_new_tokens + 2 * len(sequences)
+
+
 def test_a_full_memory_loses_nobody_in_a_long_queue() -> None:
     decoder = Decoder(ToyEngine(babble, slots=8, cells=100))
     prompts = [[65 + i] * 10 for i in range(20)]

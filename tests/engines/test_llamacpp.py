@@ -13,6 +13,7 @@ import pytest
 
 from jeito.engines import llamacpp
 from jeito.engines.base import Row, Shape
+from jeito.engines.llama_binding import library
 from jeito.engines.llama_cells import Cells
 from jeito.engines.llamacpp import LlamaEngine
 from jeito.errors import EngineError, ModelError
@@ -27,7 +28,7 @@ VOCABULARY = 49152
 def weights(demo: Path) -> Iterator[object]:
     model = llamacpp._load(demo, vocab_only=False, gpu_layers=0)
     yield model
-    llamacpp.library().lib.llama_model_free(model)
+    library().lib.llama_model_free(model)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +73,14 @@ def test_long_runs_that_slots_share_survive_the_packing(weights: object, undistu
     feed(cells, 1, tokens[:530])
     cells.fork(1, 2, 530)
     cells.fork(1, 3, 520)
+    feed(cells, 3, tokens[520:540])
     cells.truncate(0, 0)
     # Two cuts and three packings later each of the holders still says what nobody's neighbour says.
     assert np.array_equal(feed(cells, 2, tokens[530:]), undisturbed)
     cells.truncate(2, 100)
     assert np.array_equal(feed(cells, 1, tokens[530:]), undisturbed)
     cells.truncate(1, 0)
-    assert np.array_equal(feed(cells, 3, tokens[520:]), undisturbed)
+    assert np.array_equal(feed(cells, 3, tokens[540:]), undisturbed)
     cells.close()
 
 
@@ -97,6 +99,21 @@ def test_runs_that_slots_share_are_packed_once_and_stay_shared(weights: object) 
     again = cells.extend([Row(1, tokens[100:110], 1)], SHAPE)[0][-1].copy()
     assert np.array_equal(again, feed(expected, 1, tokens[:110]))
     for one in (cells, expected):
+        one.close()
+
+
+def test_a_source_that_is_cut_back_and_goes_another_way_is_not_mixed_up_with_its_fork(weights: object) -> None:
+    tokens = ids(120)
+    cells = Cells(weights, cells=512, slots=3, threads=2)
+    feed(cells, 1, tokens[:60])
+    cells.fork(1, 2, 60)
+    cells.truncate(1, 30)
+    cells.extend([Row(1, tokens[90:100], 0)])  # not an exact call, so nothing is packed yet
+    source, fork = feed(cells, 1, tokens[100:105]), feed(cells, 2, tokens[60:65])
+    fresh = Cells(weights, cells=512, slots=2, threads=2)
+    assert np.array_equal(source, feed(fresh, 0, tokens[:30] + tokens[90:105]))
+    assert np.array_equal(fork, feed(fresh, 1, tokens[:65]))
+    for one in (cells, fresh):
         one.close()
 
 
