@@ -26,6 +26,7 @@ class LocalModel:
         self._engine = engine
         self._template = Template(engine.card.template, engine.card.special)
         self._crank = threading.Lock()
+        self._tokenized: tuple[str | None, list[int]] = None, []
         self._abandoned: deque[Sequence] = deque()
         self._fingerprint: str | None = None
 
@@ -163,12 +164,19 @@ class LocalModel:
         )
 
     def _tokens(self, prompt: str) -> list[int]:
+        # Several replies to one prompt ask for the same tokens, one right after the other.
+        kept, tokens = self._tokenized
+        if kept == prompt:
+            return tokens
         tokens = self._engine.tokens(prompt, special=True)
         card = self.card
         # Templates write the text's first token themselves, or leave it to the tokenizer: never both.
         if card.add_bos and card.bos is not None and tokens[:1] != [card.bos]:
             tokens.insert(0, card.bos)
-        return tokens or ([card.bos] if card.bos is not None else [])
+        if not tokens and card.bos is not None:
+            tokens = [card.bos]
+        self._tokenized = prompt, tokens
+        return tokens
 
     def close(self) -> None:
         with self._crank:
