@@ -11,7 +11,7 @@ from jeito.cli import ask, behaviours, chat, compare, demo, explain, log, replay
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
 
-# Wrong usage, as Typer's own parser raises it; it is exported only through this subclass.
+# Wrong usage, as Typer's own parser raises it: the child of Exception that this subclass comes from.
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[-4]
 
 app = typer.Typer(
@@ -58,7 +58,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = app(standalone_mode=False)
+        # Named here, since it is guessed from how Python was started: `python -m pytest` is not our name.
+        code = app(prog_name="jeito", standalone_mode=False)
         if code == INTERRUPTED:  # Typer has caught the interrupt itself
             say("interrupted")
         return code if isinstance(code, int) else OK
