@@ -106,7 +106,9 @@ class Usage(Value):
     """Token counts of one reply."""
 
     prompt: int = 0
-    cached: int = 0
+    cached: int | None = Field(
+        default=0, description="of the prompt, not computed again; none: broken off, so not said"
+    )
     generated: int = 0
     forced: int = 0
 

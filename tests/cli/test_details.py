@@ -1,6 +1,7 @@
 """Small things that a person meets."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -59,3 +60,14 @@ def test_a_failed_run_says_why_when_it_is_shown() -> None:
     done = jeito("log", "show", found[0]["id"])
     assert "the prompt is" in done.stderr
     assert "None" not in done.stdout.splitlines()[0]
+
+
+def test_a_terminal_that_is_not_utf8_shows_escapes_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jeito.cli.main", "ask", "olá ☕", "-m", "toy"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "ol\\xe1 \\u2615\n"), done.stderr

@@ -231,3 +231,18 @@ def test_what_is_not_asked_to_be_exact_says_so(babbler: LocalModel) -> None:
         start = next(stream)
     assert isinstance(start, Start)
     assert (start.exact.asked, start.exact.held, start.exact.why) == (False, False, "not asked for")
+
+
+def test_replies_to_one_prompt_tokenize_it_once() -> None:
+    class Counting(ToyEngine):
+        tokenized = 0
+
+        def tokens(self, text: str, special: bool) -> list[int]:
+            self.tokenized += 1
+            return super().tokens(text, special)
+
+    engine = Counting(babble)
+    model = LocalModel(engine, "toy")
+    first, again, other = (ids(list(model.stream(ask(text)))) for text in ("one", "one", "two"))
+    assert engine.tokenized == 2
+    assert first == again != other

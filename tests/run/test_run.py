@@ -171,7 +171,7 @@ def test_a_run_that_is_closed_early_is_logged_as_cancelled_with_what_had_come(mo
     assert (kept.finish, kept.answer, kept.error) == ("cancelled", "he", None)
     assert [token.id for token in kept.tokens] == [*b"he"]
     # What was computed is counted, although the model never came to its own count.
-    assert (kept.usage.prompt, kept.usage.generated) == (23, 2)
+    assert (kept.usage.prompt, kept.usage.cached, kept.usage.generated) == (23, None, 2)
     assert kept.seconds.total > 0
     assert list(tokens) == []
     assert log.get(reply.trace.id) == kept

@@ -109,7 +109,7 @@ class Conversation:
             raise InputError("no reply has a receipt yet", hint="ask something first")
         usage = self._last.trace.usage
         show.receipt(self._last.trace.receipt, f"receipt of {self._last.trace.id}", errors=True)
-        show.say(f"{usage.cached} of {usage.prompt} tokens of the prompt were not computed again")
+        show.say(show.reused(usage))
 
     def _undo(self, _: str) -> None:
         if not self._history:

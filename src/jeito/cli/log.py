@@ -60,8 +60,8 @@ def show_run(run: Id, json: options.Json = False) -> None:
     show.ending(trace)
     usage = trace.usage
     show.console().print(
-        f"{trace.behaviour} on {trace.model}, seed {trace.seed}: {usage.prompt} tokens of prompt "
-        f"({usage.cached} not computed again), {usage.generated} generated in {trace.seconds.total:.2f} s",
+        f"{trace.behaviour} on {trace.model}, seed {trace.seed}: {show.reused(usage)}; "
+        f"{usage.generated} generated in {trace.seconds.total:.2f} s",
         markup=False,
     )
     show.receipt(trace.receipt, f"receipt of {trace.id}")

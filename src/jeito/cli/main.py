@@ -53,6 +53,10 @@ def main() -> None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         # What is not text is refused where it is read, in a sentence.
         sys.stdin.reconfigure(errors="surrogateescape")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that is not UTF-8 shows escapes and loses nothing.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run())
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jeito.types import Receipt, Sourced, Trace, Value
+    from jeito.types import Receipt, Sourced, Trace, Usage, Value
 
 # How wide a table may be where no terminal says it.
 PLAIN_WIDTH = 160
@@ -88,6 +88,13 @@ def receipt(found: "Receipt", title: str, *, errors: bool = False) -> None:
 def _short(value: object) -> str:
     text = str(value).strip().replace("\n", " ")
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def reused(usage: "Usage") -> str:
+    """How much of a prompt was in memory already."""
+    if usage.cached is None:
+        return f"{usage.prompt} tokens of the prompt; the reply was broken off before it said how many were reused"
+    return f"{usage.cached} of {usage.prompt} tokens of the prompt were not computed again"
 
 
 def ending(trace: "Trace", losses: Iterable[str] = ()) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -184,13 +185,12 @@ class LlamaEngine:
     ) -> None:
         self._path, self._notify = path, notify
         self._model = _load(path, vocab_only=False, gpu_layers=gpu_layers)
-        try:
+        with ExitStack() as undo:
+            undo.callback(library().lib.llama_model_free, self._model)
             self.card: Card = _card(self._model, path, context=context, slots=slots)
             self._threads = threads or usable_cores()
             self._cells = Cells(self._model, cells=self.card.context, slots=slots, threads=self._threads)
-        except Exception:
-            library().lib.llama_model_free(self._model)
-            raise
+            undo.pop_all()
         self._vocab = library().lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
 

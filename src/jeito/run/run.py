@@ -159,7 +159,7 @@ class Run:
         answer = "".join(token.text for token in self._tokens) + (end.text if end else "")
         found: dict[str, Any] = {"finish": finish, "why": why, "answer": answer, "tokens": tuple(self._tokens)}
         # A reply that was broken off has no End to say it.
-        broken_off = Usage(prompt=self._prompt, generated=len(self._tokens))
+        broken_off = Usage(prompt=self._prompt, cached=None, generated=len(self._tokens))
         found["usage"] = end.usage if end else broken_off
         found["seconds"] = end.seconds if end else Seconds(total=time.perf_counter() - self._begun)
         self.trace = self.trace.model_copy(update=found | {"error": error})
