@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Lines of Python in src/. It moves only with a reason in the commit message.
-LINE_BUDGET := 5900
+LINE_BUDGET := 8750
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix bench docs system
@@ -43,8 +43,8 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	@echo "installing what tests and checks need …"
-	@$(PIP) --editable '.[dev]'
+	@echo "installing what tests and checks need (torch too, some 200 MB) …"
+	@$(PIP) --editable '.[dev,hf]'
 	@touch $@
 
 setup: $(VENV)/.dev

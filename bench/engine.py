@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jeito.decode.local import LocalModel
+from jeito.engines.demo import demo_file
 from jeito.engines.llama_binding import library
-from jeito.run.open import demo_file, open_model
+from jeito.run.open import open_model
 from jeito.types import Dry, Message, Request, Sampling, Start, Token
 
 TOKENS = 128

@@ -8,7 +8,7 @@ from typing import Any
 
 import xllamacpp
 
-from jeito.run.open import demo_file
+from jeito.engines.demo import demo_file
 
 
 def serve(slots: int) -> None:

@@ -27,8 +27,8 @@ LOADS = (0, 1, 2, 4)
 def measure() -> None:
     """In the child: the median step of one stream, in milliseconds."""
     from jeito.engines.base import Row
+    from jeito.engines.demo import demo_file
     from jeito.engines.llamacpp import LlamaEngine
-    from jeito.run.open import demo_file
 
     engine = LlamaEngine(demo_file())
     logits = engine.extend([Row(0, engine.tokens("Once upon a time there was", special=False))])[0]

@@ -1,16 +1,23 @@
 """What tests share: a home of their own, the toy, and the real demo model, loaded once."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jeito.decode.local import LocalModel
+from jeito.engines.demo import demo_file, demo_folder
 from jeito.engines.llamacpp import LlamaEngine
 from jeito.engines.toy import ToyEngine, babble
 from jeito.errors import ModelError
-from jeito.run.open import demo_file
+
+# The transformers engine sets it itself, but only before torch is loaded; some tests load torch first.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+# Nor does a test touch the user's own cache of the hub, whose place is read when its library is imported.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jeito-hub-")
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +41,16 @@ def kept_facts(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "facts"
 
 
+@pytest.fixture(scope="session")
+def unpacked_demo(demo: Path, kept_facts: Path) -> Path:
+    """The demo model as a folder for transformers, unpacked once for all tests, where a warm home has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JEITO_HOME", str(kept_facts.parent))
+        folder = demo_folder()
+        assert demo_folder() == folder
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test touches the user's own home."""
@@ -46,6 +63,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def warm_home(home: Path, kept_facts: Path) -> Path:
     """A home that has seen the demo model before."""
     shutil.copytree(kept_facts, home / "facts")
+    (home / "models").symlink_to(kept_facts.parent / "models")
     return home
 
 

@@ -160,6 +160,9 @@ class End(Value):
     text: str = Field(default="", description="text held back until now")
     usage: Usage = Usage()
     seconds: Seconds = Seconds()
+    memory: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="bytes of process and device, after `prefill` and after `decode`"
+    )
 
 
 Event = Start | Token | End

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jeito.run.open import demo_file
+from jeito.engines.demo import demo_file
 from jeito.trace.log import Log
 
 Jeito = Callable[..., Any]

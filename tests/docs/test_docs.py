@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 READMES = (ROOT / "README.md", ROOT / "README.pt-BR.md")
 BEHAVIOURS = ROOT / "docs" / "behaviours.md"
+MODELS = ROOT / "docs" / "models.md"
 WITH_BEHAVIOURS = [page for page in PAGES if "\n```yaml\n" in page.read_text()]
 NOT_YET = "this model cannot honour"
 
@@ -75,8 +76,10 @@ def test_every_behaviour_in_a_page_loads(page: Path, tmp_path: Path) -> None:
         assert load(str(file)).behaviour.system
 
 
-@pytest.mark.parametrize("page", [READMES[0], BEHAVIOURS], ids=lambda page: page.name)
-def test_every_command_of_a_page_runs_in_its_order(page: Path, warm_home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [READMES[0], BEHAVIOURS, MODELS], ids=lambda page: page.name)
+def test_every_command_of_a_page_runs_in_its_order(
+    page: Path, unpacked_demo: Path, warm_home: Path, tmp_path: Path
+) -> None:
     found = commands(page)
     assert len(found) >= 3
     for line in found:

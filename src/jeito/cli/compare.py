@@ -1,6 +1,7 @@
 """`jeito compare`: several behaviours or models side by side on one question, in one batch."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
     from rich.columns import Columns
 
     from jeito.behaviour.load import Loaded
+    from jeito.decode.local import LocalModel
+    from jeito.engines.base import Loading
+    from jeito.proof.parity import Parity, Reading
     from jeito.run.run import Run
 
 
+@options.loads_model
 def compare(
     prompt: options.Prompt,
     behaviours: options.Behaviours = ["plain"],  # noqa: B006 - Typer copies it
@@ -28,8 +33,15 @@ def compare(
     ] = None,
     json: options.Json = False,
     allow_unsupported: options.AllowUnsupported = False,
-    context: options.Context = None,
     no_log: options.NoLog = False,
+    parity: Annotated[
+        bool, typer.Option("--parity/--no-parity", help="Of several models: how far each is from the first.")
+    ] = True,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="A text to read for perplexity; a page of Alice if none is given.")
+    ] = None,
+    *,
+    loading: "Loading",
 ) -> int:
     """Ask several behaviours the same; reply i of each side has the same seed, so their noise is shared."""
     import secrets
@@ -42,31 +54,115 @@ def compare(
     loaded = [(name, _load(name, sets, exact)) for name in behaviours]
     if len(loaded) * len(models) * n < 2:
         raise InputError("one reply is no comparison", hint="a second -b or -m, or -n 8")
-    text = show.prompt_of(prompt)
+    ask = show.prompt_of(prompt)
+    page = _page(text)
     first = seed if seed is not None else secrets.randbits(31)
     log = None if no_log else Log()
-    opened = [open_model(model, context=context, notify=show.say) for model in models]
+    opened = [open_model(model, loading=loading, notify=show.say) for model in models]
+    plan = [(model, name, behaviour, i) for model in opened for name, behaviour in loaded for i in range(n)]
     runs = [
         run(
             behaviour,
             model,
-            text,
-            seed=derive(first, index),
+            ask,
+            seed=derive(first, i),
             allow_unsupported=allow_unsupported,
             log=log,
             label=name,
         )
-        for model in opened
-        for name, behaviour in loaded
-        for index in range(n)
+        for model, name, behaviour, i in plan
     ]
     _watch(runs, silent=json)
+    found: list[Parity] = []
+    readings: list[Reading] = []
+    if parity and len(opened) > 1:
+        found, readings = _parities(opened, runs, len(loaded), n, page)
     if json:
-        show.emit({"pairs": [], "separation": None, "runs": [one.trace for one in runs]})
+        traces = [one.trace for one in runs]
+        show.emit({"pairs": [], "separation": None, "parity": found, "readings": readings, "runs": traces})
+    elif found:
+        _show_parity(found, readings, [model.name for model in opened])
     for one in runs:
         for loss in one.losses:
             show.say(f"warning: {loss}")
     return FAILED if any(one.trace.finish in ("memory", "error") for one in runs) else OK
+
+
+def _page(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        found = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as text: {error}", hint="--text FILE, in UTF-8") from error
+    if len(found.split()) < 2:
+        raise InputError(f"{str(path)!r} has too little text to read", hint="a page or more")
+    return found
+
+
+def _parities(
+    models: "Sequence[LocalModel]", runs: "Sequence[Run]", behaviours: int, n: int, page: str | None
+) -> "tuple[list[Parity], list[Reading]]":
+    """Each model beside the first: behaviour by behaviour, and on one text."""
+    from jeito.proof.parity import Side, parity, read_text
+
+    show.say(f"reading {len(models)} models along the replies and a text …")
+    each = behaviours * n
+    found = []
+    for at, model in enumerate(models[1:], 1):
+        for group in range(behaviours):
+            sides = [
+                Side(side, [one.trace for one in runs[index * each + group * n :][:n]])
+                for index, side in ((0, models[0]), (at, model))
+            ]
+            if all(trace.receipt.prompt_digest for side in sides for trace in side.traces):
+                found.append(parity(*sides))
+    return found, [read_text(models[0], model, page) for model in models[1:]]
+
+
+def _show_parity(found: "Sequence[Parity]", readings: "Sequence[Reading]", models: Sequence[str]) -> None:
+    rows: list[tuple[object, ...]] = []
+    for one in found:
+        pair = f"{one.a} → {one.b}"
+        if one.why or one.first is None or one.walk is None:
+            rows.append(
+                (one.behaviour, pair, "no" if not one.same_prompt else "yes", "", "", "", "", "", one.why or "")
+            )
+            continue
+        agreed = ", ".join(f"{reply.agree}/{max(reply.tokens_a, reply.tokens_b)}" for reply in one.replies)
+        tops = "same" if one.first.same_top else f"{one.first.top_a!r}, {one.first.top_b!r}"
+        rows.append(
+            (one.behaviour, pair, "yes", _number(one.first.kl), tops, agreed, _number(one.walk.kl), one.walk.same_top,
+             f"{one.walk.flips_per_1000:.0f} (of {one.walk.tokens})")
+        )  # fmt: skip
+    show.table(
+        "Parity: facts, not a verdict",
+        ("behaviour", "models", "same prompt", "KL first", "top first", "tokens that agree", "KL mean", "top same",
+         "flips per 1,000"),
+        rows,
+    )  # fmt: skip
+    parted = [
+        (one.behaviour, f"{one.a} → {one.b}", reply.seed, reply.agree, repr(reply.token_a), repr(reply.token_b),
+         _number(reply.margin_a, "could not be drawn"), _number(reply.margin_b, "could not be drawn"))
+        for one in found for reply in one.replies if reply.token_a is not None or reply.token_b is not None
+    ]  # fmt: skip
+    if parted:
+        columns = ("behaviour", "models", "seed", "after", "first says", "other says", "margin", "its margin")
+        show.table("\nWhere replies part; a margin is in nats, noise included", columns, parted)
+    lines = [
+        (f"{models[0]} → {models[at]}", one.tokens_a, *map(_number, _measures(one)))
+        for at, one in enumerate(readings, 1)
+    ]
+    reading = ("models", "tokens", "perplexity", "its perplexity", "bits per byte", "its bits per byte")
+    show.table("\nOn one text", reading, lines)
+
+
+def _measures(one: "Reading") -> tuple[float | None, ...]:
+    return one.perplexity_a, one.perplexity_b, one.bits_per_byte_a, one.bits_per_byte_b
+
+
+def _number(value: float | None, otherwise: str = "infinite") -> str:
+    return otherwise if value is None else f"{value:.3g}"
 
 
 def _load(name: str, sets: list[str], exact: bool | None) -> "Loaded":

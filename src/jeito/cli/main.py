@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jeito import __version__
-from jeito.cli import ask, behaviours, chat, compare, demo, explain, log, replay
+from jeito.cli import ask, behaviours, chat, compare, demo, explain, log, model, replay
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
 
@@ -42,6 +42,7 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
+app.command("model")(model.model)
 app.command("behaviours")(behaviours.behaviours)
 app.command("schema")(behaviours.schema)
 app.add_typer(log.app, name="log")

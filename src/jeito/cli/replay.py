@@ -8,17 +8,21 @@ from jeito.cli import options, show
 from jeito.errors import OK, InputError
 
 if TYPE_CHECKING:
+    from jeito.engines.base import Loading
     from jeito.run.replay import Replay
     from jeito.types import Trace
 
 DIFFERENT = 1
 
 
+@options.loads_model
 def replay(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their first letters.")] = [],  # noqa: B006
     last: Annotated[int | None, typer.Option("--last", min=1, help="The newest so many.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Of the newest, the exact ones only.")] = False,
     json: options.Json = False,
+    *,
+    loading: "Loading",
 ) -> int:
     """Run again what the log holds, and say whether the same tokens come. Exit code 1 when any differs."""
     from jeito.run.open import open_model
@@ -30,9 +34,10 @@ def replay(
     if not traces:
         raise InputError("no run to replay", hint="jeito replay --last 1, or an id that jeito log shows")
     results: dict[str, Replay] = {}
-    for reference, context in dict.fromkeys(map(_model, traces)):
-        model = open_model(reference, context=context, notify=show.say)
-        same = [trace for trace in traces if _model(trace) == (reference, context)]
+    for how in dict.fromkeys(_how(trace, loading) for trace in traces):
+        reference, precision, opened_as = how
+        model = open_model(reference, precision=precision, loading=opened_as, notify=show.say)
+        same = [trace for trace in traces if _how(trace, loading) == how]
         results |= {one.id: one for one in again(same, model)}
         model.close()
     if json:
@@ -45,10 +50,22 @@ def replay(
     return OK if all(one.verdict == "same" for one in results.values()) else DIFFERENT
 
 
-def _model(trace: "Trace") -> tuple[str, int | None]:
-    """How the run's model was opened: a shorter context ends a reply elsewhere."""
-    context = trace.environment.get("context")
-    return trace.model, context if isinstance(context, int) else None
+def _how(trace: "Trace", loading: "Loading") -> tuple[str, str | None, "Loading"]:
+    """How the run's model was opened, but for what is said now: a shorter context ends a reply elsewhere.
+
+    What a trace trusted is not trusted again because a trace says so: traces come from others too.
+    """
+    from jeito.engines.base import AS_FOUND
+    from jeito.run.open import PRECISIONS
+
+    ran = trace.environment
+    precision = ran.get("precision") if ran.get("engine") == "transformers" else None
+    kept = {
+        name: ran[name]
+        for name in ("context", "compute", "double_quantisation")
+        if name in ran and getattr(loading, name) == getattr(AS_FOUND, name)
+    }
+    return trace.model, precision if precision in PRECISIONS else None, loading._replace(**kept)
 
 
 def _difference(expected: object, found: object) -> str:

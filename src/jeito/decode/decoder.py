@@ -121,7 +121,14 @@ class Decoder:
             if self._is_full and self.active:
                 break
             tokens = sequence.tokens
-            place = self.memory.place(tokens, sequence.shape is not None)
+            try:
+                place = self.memory.place(tokens, sequence.shape is not None)
+            except MemoryFull:  # a copy of what it shares with another finds no room
+                if self.active:
+                    self._is_full = True
+                elif not self.memory.evict():
+                    self._end(sequence, "memory", f"{len(tokens)} tokens are too many for the memory")
+                return
             if place is None:
                 continue
             self.waiting.remove(sequence)

@@ -3,14 +3,19 @@
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Sequence as Tokens
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jeito.decode.decoder import Decoder, Sequence
 from jeito.decode.template import Template
-from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Shape
+from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Row, Shape
+from jeito.engines.meter import taken
 from jeito.errors import ContextError, InputError
-from jeito.types import Event, Exact, Message, Placement, Request, Sourced, Start
+from jeito.types import End, Event, Exact, Message, Placement, Request, Sourced, Start
 
 ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow"}
 """What every model with our decoder can honour today."""
@@ -57,6 +62,7 @@ class LocalModel:
             "weight_bytes": card.bytes,
             "context": card.context,
             "slots": card.slots,
+            **card.facts,
             **card.versions,
         }
 
@@ -79,12 +85,49 @@ class LocalModel:
                 finally:
                     self._crank.release()
 
+    def tokens(self, text: str) -> list[int]:
+        """A plain text's tokens, begun as the model's texts begin; names of special tokens stay text."""
+        card = self.card
+        begin = [card.bos] if card.add_bos and card.bos is not None else []
+        return begin + self._engine.tokens(text, special=False)
+
+    def text(self, ids: Tokens[int]) -> bytes:
+        return self._engine.text(ids)
+
+    def prompt(self, request: Request) -> list[int]:
+        """The tokens of a request's prompt."""
+        return self._prepare(request)[1]
+
+    def read(self, tokens: Tokens[int], start: int) -> Iterator[NDArray[np.float32]]:
+        """The logits [vocabulary] that follow the first `start` tokens, the first `start` + 1, … and all of them.
+
+        In exact calls, where the engine has them. Takes a slot for itself; raises EngineError when none is free.
+        """
+        memory = self.decoder.memory
+        with self._crank:
+            self._sweep()
+            shape, _ = self._engine.exact()
+            slot = memory.take()
+        most = shape.high if shape else self.card.batch
+        try:
+            for at in range(0, len(tokens), most):
+                chunk = tokens[at : at + most]
+                want = min(len(chunk), max(0, at + len(chunk) - start + 1))
+                with self._crank:
+                    found = self._engine.extend([Row(slot.index, chunk, want)], exact=shape is not None)
+                    rows = found[0].copy()
+                yield from rows
+        finally:
+            with self._crank:
+                memory.release(slot)
+
     def _sweep(self) -> None:
         """Under the lock: end the replies whose iterators were closed."""
         while self._abandoned:
             self.decoder.cancel(self._abandoned.popleft())
 
     def _events(self, sequence: Sequence) -> Generator[Event]:
+        memory: dict[str, dict[str, int]] = {}
         while True:
             while not sequence.ready:
                 with self._crank:
@@ -95,6 +138,10 @@ class LocalModel:
                 event = sequence.events.popleft()
                 if sequence.error is not None and sequence.done and not sequence.events:
                     raise sequence.error
+                if not memory:
+                    memory["prefill"] = taken(self.card.device)
+                if isinstance(event, End):
+                    event = event.model_copy(update={"memory": memory | {"decode": taken(self.card.device)}})
                 yield event
             if sequence.done:
                 return
@@ -146,7 +193,7 @@ class LocalModel:
     def _start(
         self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
     ) -> Start:
-        notes = []
+        notes = list(self.card.notes)
         _, note = self._template.placement(request.placement)
         if note and request.system:
             notes.append(note)

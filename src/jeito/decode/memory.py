@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jeito.engines.base import Engine
+from jeito.errors import EngineError
 
 # A prompt waits for a neighbour's prefill when that saves it at least so many tokens.
 WORTH_WAITING = 4
@@ -108,6 +109,16 @@ class Memory:
             return source
         return min(idle, key=lambda slot: (bool(slot.tokens), slot is source, slot.used))
 
+    def take(self) -> Slot:
+        """An empty slot, kept busy until it is released; what it is given then is nobody's to share."""
+        idle = [slot for slot in self.slots if not slot.busy]
+        if not idle:
+            raise EngineError("every slot is busy", hint="more --slots")
+        slot = self._target(idle, None, 0)
+        self._engine.truncate(slot.index, 0)
+        slot.tokens, slot.exact, slot.busy = [], True, True
+        return slot
+
     def hold(self, slot: Slot, tokens: Iterable[int], exact: bool) -> None:
         """The engine has appended these tokens to the slot."""
         slot.tokens.extend(tokens)
@@ -116,6 +127,8 @@ class Memory:
     def release(self, slot: Slot) -> None:
         """The slot's sequence ended; what it holds stays, to be shared."""
         slot.busy, slot.plan = False, ()
+        if not slot.tokens:
+            self._engine.truncate(slot.index, 0)
 
     def evict(self) -> bool:
         """Forget the idle slot that was used longest ago; false when no idle slot holds anything."""

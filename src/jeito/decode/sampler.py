@@ -143,18 +143,36 @@ class Sampler:
 
         `at`: where the greatest of the logits is, the first of them.
         """
-        sampling = self._sampling
-        if sampling.temperature == 0:
+        if self._sampling.temperature == 0:
             return at if ids is None else int(ids[at]), 0.0
-        values = self._tempered(logits, float(logits[at]))
-        coin = noise.coin(self._seed, self.position) if sampling.xtc else 0.0
-        kept = cuts.cut(values, float(values[at]), sampling, coin, self._scratch)
-        if kept is not None:
-            values = values[kept]
-            ids = kept if ids is None else ids[kept]
+        values, ids = self._survivors(logits, at, ids)
         at = noise.winner(self._seed, self.position, values, ids)
         drawn = None if self._logprobs is None else float(values[at]) - self._mass(values)
         return at if ids is None else int(ids[at]), drawn
+
+    def _survivors(self, logits: Floats, at: int, ids: Ids | None) -> tuple[Floats, Ids | None]:
+        """Steps 5 and 6: what is left to draw from."""
+        values = self._tempered(logits, float(logits[at]))
+        coin = noise.coin(self._seed, self.position) if self._sampling.xtc else 0.0
+        kept = cuts.cut(values, float(values[at]), self._sampling, coin, self._scratch)
+        if kept is None:
+            return values, ids
+        return values[kept], kept if ids is None else ids[kept]
+
+    def distribution(self, row: Floats) -> tuple[Ids, NDArray[np.float64]]:
+        """The tokens that the next draw may give, and their log-probabilities; one token at temperature 0."""
+        row = np.require(row, np.float32, ["C", "ALIGNED"])
+        if self._vocabulary != row.size:
+            self._prepare(row.size)
+        logits = self._adjusted(row)
+        at = int(logits.argmax())
+        if self._sampling.temperature == 0:
+            return np.array([at], dtype=np.intp), np.zeros(1)
+        values, ids = self._survivors(logits, at, None)
+        found = np.flatnonzero(values > -np.inf)
+        logs = values[found].astype(np.float64)
+        logs -= logs.max()
+        return found if ids is None else ids[found], logs - np.log(np.exp(logs).sum())
 
     def _tempered(self, logits: Floats, best: float) -> Floats:
         temperature = self._sampling.temperature

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from jeito.errors import ModelError
@@ -28,6 +28,24 @@ def _refuse(message: str) -> str:
     )
 
 
+@cache
+def _generation_blocks() -> type:
+    """`{% generation %}…{% endgeneration %}` marks for training what the assistant says; here it only encloses."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration
+
+        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+            line = next(parser.stream).lineno
+            inner = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(inner).set_lineno(line)
+
+    return Generation
+
+
 class Template:
     """One model's template; `name` says where it is from: `model` or `plain-turns`."""
 
@@ -43,7 +61,7 @@ class Template:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _generation_blocks()]
         )
         environment.filters["tojson"] = _json
         environment.globals["raise_exception"] = _refuse
@@ -55,13 +73,14 @@ class Template:
         except (SyntaxError, RecursionError) as error:  # Python's own, of what is nested too deeply for it
             raise ModelError(f"the model's template is broken: {error}") from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text, up to where the assistant's reply begins."""
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The prompt text, up to where the assistant's reply begins. `tools`: JSON schemas, as OpenAI writes them."""
         from jinja2.exceptions import TemplateError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
+        given = {"tools": list(tools)} if tools else {}
         try:
-            return str(self._compiled.render(messages=turns, add_generation_prompt=True, **self._special))
+            return str(self._compiled.render(messages=turns, add_generation_prompt=True, **given, **self._special))
         except (
             TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
         ) as error:  # fmt: skip
@@ -75,6 +94,11 @@ class Template:
         except ModelError:
             return False
         return self.name != "plain-turns" and _PROBE in text
+
+    def shows(self, tool: Mapping[str, Any]) -> bool:
+        """Does a tool reach the prompt? Tried, since templates drop in silence what they have no place for."""
+        ask = [Message(role="user", content="x")]
+        return str(tool["function"]["name"]) in self.render(ask, [tool])
 
     def placement(self, wanted: Placement) -> tuple[Placement, str | None]:
         """Where an instruction can stand, and a note where that is not what was wanted."""

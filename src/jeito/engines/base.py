@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,27 @@ Logits = NDArray[np.float32]
 
 SAMPLING_KNOBS = frozenset(Sampling.model_fields)
 """Every knob of our own sampler: what a model with a decoder can honour."""
+
+
+class Loading(NamedTuple):
+    """How a model is to be opened; what is left out is decided by its files and this machine."""
+
+    precision: str = "auto"
+    context: int | None = None
+    slots: int | None = None
+    """Replies at once."""
+    budget: int | None = None
+    """Bytes that weights and texts may take together."""
+    device: str | None = None
+    """As torch names it: cpu, cuda, cuda:1, mps."""
+    compute: str | None = None
+    """The precision that NF4 computes in."""
+    double_quantisation: bool = True
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+AS_FOUND = Loading()
 
 
 class Model(Protocol):
@@ -82,6 +103,10 @@ class Card:
     rewinds: bool = True
     """Can a slot be cut or forked at any length? Recurrent models keep only their last state."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What a trace keeps of the loaded model: file format, bytes by kind, seconds of loading, memory after it."""
+    notes: tuple[str, ...] = ()
+    """What every receipt says of the loaded model: code of its own that ran, rows that run one by one."""
 
 
 @dataclass(frozen=True, slots=True)

