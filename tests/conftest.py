@@ -10,12 +10,14 @@ import pytest
 
 from jeito.decode.local import LocalModel
 from jeito.engines.demo import demo_file, demo_folder
+from jeito.engines.llama_binding import SPIN_COUNT
 from jeito.engines.llamacpp import LlamaEngine
 from jeito.engines.toy import ToyEngine, babble
 from jeito.errors import ModelError
 
-# The transformers engine sets it itself, but only before torch is loaded; some tests load torch first.
+# The transformers engine sets these itself, but only before torch is loaded; some tests load torch first.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 # Nor does a test touch the user's own cache of the hub, whose place is read when its library is imported.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="jeito-hub-")
 

@@ -22,6 +22,16 @@ def llama_library() -> str | None:
     return os.environ.get("JEITO_LLAMA_LIB") or None
 
 
+def hub_endpoint() -> str:
+    """Where the hub is (HF_ENDPOINT), without a slash at its end."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def hub_is_offline() -> bool:
+    """Must the hub not be asked (HF_HUB_OFFLINE)?"""
+    return (os.environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def recall(kind: str, key: str) -> Any | None:
     """A fact kept on this machine, such as a file's digest; none when nothing readable is kept."""
     try:

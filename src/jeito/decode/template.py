@@ -73,14 +73,16 @@ class Template:
         except (SyntaxError, RecursionError) as error:  # Python's own, of what is nested too deeply for it
             raise ModelError(f"the model's template is broken: {error}") from error
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The prompt text, up to where the assistant's reply begins. `tools`: JSON schemas, as OpenAI writes them."""
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, opens: bool = True
+    ) -> str:  # fmt: skip
+        """The prompt text; where it `opens`, up to the assistant's reply. `tools`: JSON schemas, as OpenAI has them."""
         from jinja2.exceptions import TemplateError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         given = {"tools": list(tools)} if tools else {}
         try:
-            return str(self._compiled.render(messages=turns, add_generation_prompt=True, **given, **self._special))
+            return str(self._compiled.render(messages=turns, add_generation_prompt=opens, **given, **self._special))
         except (
             TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError
         ) as error:  # fmt: skip

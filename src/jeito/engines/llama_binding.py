@@ -173,6 +173,11 @@ def _file() -> Path:
     return found[0]
 
 
+def knows(architecture: str) -> bool:
+    """Is this name, as general.architecture has it, among the library's own? It lists them nowhere but in its text."""
+    return architecture.encode() + b"\0" in _file().read_bytes()
+
+
 def version() -> str:
     """The build that `library` loads: the wheel's version, or the path given instead."""
     given = home.llama_library()

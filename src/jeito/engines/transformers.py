@@ -32,6 +32,7 @@ from jeito.engines.folder import (
     read_folder,
     versions_of,
 )  # fmt: skip
+from jeito.engines.llama_binding import SPIN_COUNT
 from jeito.engines.meter import free_memory, taken
 from jeito.engines.needs import BYTES, choose
 from jeito.engines.pieces import Pieces
@@ -115,7 +116,7 @@ def load(
     Raises ModelError, and InputError for what was asked in words that there are not.
     """
     _check_words(loading)
-    _make_mkl_strict()
+    _prepare_torch()
     for module in PACKAGES.split():
         if find_spec(module) is None:
             raise ModelError(f"{str(target)!r} runs on transformers, and {module!r} is not here", hint=INSTALL)
@@ -125,7 +126,7 @@ def load(
         weights = find_weights(folder.path, allow_pickle=loading.allow_pickle)
         check_types(weights, folder.config, folder.name)
         length = context_of(folder, loading.context)
-        _check_architecture(folder, trust_remote_code=loading.trust_remote_code)
+        check_architecture(folder, trust_remote_code=loading.trust_remote_code)
         device = loading.device or _best_device()
         precision = choose_precision(folder, weights, loading, device=device, context=length)
         start = time.perf_counter()
@@ -141,10 +142,15 @@ def load(
         )
 
 
-def _make_mkl_strict() -> None:
-    """Before torch computes anything: else a row's bits depend on which thread has it, and how its memory lies."""
+def _prepare_torch() -> None:
+    """What its libraries read when they are loaded; what the user has set stands.
+
+    Without MKL's strict mode a row's bits depend on which thread has it, and how its memory lies. With OpenMP's long
+    spinning a busy machine makes every step wait.
+    """
     if "torch" not in sys.modules:
         os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def _check_words(loading: Loading) -> None:
@@ -156,7 +162,7 @@ def _check_words(loading: Loading) -> None:
         raise InputError(f"{loading.slots} slots hold no text", hint="--slots 8")
 
 
-def _check_architecture(folder: Folder, *, trust_remote_code: bool) -> None:
+def check_architecture(folder: Folder, *, trust_remote_code: bool) -> None:
     """Does this version of transformers know the model, as one that writes token after token?"""
     config_auto: Any = import_module("transformers.models.auto.configuration_auto")
     model_auto: Any = import_module("transformers.models.auto.modeling_auto")

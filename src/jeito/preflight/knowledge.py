@@ -69,7 +69,7 @@ _GGUF = {
     "tokenizer.ggml.bos_token_id": ("prompt", "begins a text, where add_bos_token says so"),
     "tokenizer.ggml.add_bos_token": ("prompt", "whether a text begins with bos"),
 }
-_REASONING = ("<think>", "</think>", "<|channel|>", "[THINK]", "<reasoning>", "<|thinking|>", "<seed:think>")
+REASONING = ("<think>", "</think>", "<|channel|>", "[THINK]", "<reasoning>", "<|thinking|>", "<seed:think>")
 _TOOL = {
     "type": "function",
     "function": {
@@ -146,7 +146,7 @@ def tried(card: Card) -> Trial:
         tools = template.shows(_TOOL)
     except ModelError:
         tools = False
-    return Trial(template.name, template.has_system, tools, tuple(mark for mark in _REASONING if mark in text))
+    return Trial(template.name, template.has_system, tools, tuple(mark for mark in REASONING if mark in text))
 
 
 def short(value: Any) -> str:
