@@ -35,7 +35,7 @@ def page() -> str:
     for words in names(typer.main.get_command(app)):
         parts.append(f"## {' '.join(('jeito', *words))}\n\n```text\n{help_of(words)}\n```\n")
     parts.append(
-        "## Exit codes\n\n0: done. 1: `replay` found a difference, `check` a warning. 2: `check` found a blocker. "
+        "## Exit codes\n\n0: done. 1: `replay` found a difference, `check` or `doctor` a warning. 2: a blocker. "
         "64: wrong usage or bad input. 70: the work failed. 130: interrupted.\n"
     )
     return "\n".join(parts)

@@ -5,6 +5,7 @@ Heavy libraries are imported here only when their engine is wanted.
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from jeito.engines.base import AS_FOUND, Card, Engine, Loading
 from jeito.engines.demo import demo_file
 from jeito.errors import InputError, ModelError, nearest
 from jeito.preflight.knowledge import Fact, facts_of_folder, facts_of_gguf
+from jeito.run.health import check_health
 
 ENGINES = ("llamacpp", "transformers", "toy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
@@ -62,10 +64,27 @@ def open_model(
 ) -> LocalModel:
     """The model that a reference names, ready to run; `notify` hears what takes long. Raises ModelError, InputError.
 
+    One short pass tells a model from noise: what is broken is refused before anybody waits for it.
+
     The precision is the reference's, or this one's, not the one in `loading`.
     """
     reference = _with(parse(text), engine, precision)
-    return LocalModel(_engine(reference, _loading(reference, loading), notify), reference.text)
+    made = _engine(reference, _loading(reference, loading), notify)
+    try:
+        check_health(made, reference.text, _again(reference.target))
+    except BaseException:
+        made.close()
+        raise
+    return LocalModel(made, reference.text)
+
+
+def _again(target: str) -> str:
+    """How to get a model anew whose weights are broken."""
+    if os.path.isfile(os.path.expanduser(target)):
+        return f"does its source tell the same digest? sha256sum {shlex.quote(target)}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", target) and not os.path.isdir(target):
+        return f"hf download {target} --force-download"
+    return "get its files again from where they came from"
 
 
 def read_card(

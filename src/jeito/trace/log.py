@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from jeito.errors import InputError, LogError, nearest
 from jeito.home import home
-from jeito.trace.rows import RECORDS, TABLES, NotOurs, Record, Summary, complete, insert, ready, record
+from jeito.trace.rows import RECORDS, TABLES, NotOurs, Record, Summary, Use, complete, insert, ready, record
 from jeito.types import Finish, Trace
 
 PAGE = 50  # runs held in memory while all of them are read
@@ -112,6 +112,11 @@ class Log:
         rows = self._newest(f"select {', '.join(names)} from runs", n, finish, behaviour, model, exact)
         runs = [dict(zip(names, row, strict=True)) for row in rows]
         return [Summary.model_validate({**run, "seed": int(run["seed"])}) for run in runs]
+
+    def uses(self) -> list[Use]:
+        """Each model that ran, by the name it was called, the last used first."""
+        rows = self._rows("select model, max(time), count(*) from runs group by model order by max(time) desc", {})
+        return [Use(model=model, last=last, runs=runs) for model, last, runs in rows]
 
     def records(self) -> Iterator[Record]:
         """Every run with its behaviour, in order of id, a page at a time: runs may be written meanwhile."""

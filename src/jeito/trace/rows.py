@@ -59,6 +59,14 @@ class Summary(Value):
     answer: str
 
 
+class Use(Value):
+    """How often a model ran, and when it last did (UTC, ISO 8601)."""
+
+    model: str
+    last: str
+    runs: int
+
+
 class NotOurs(Exception):
     """A database that this version must not touch."""
 
