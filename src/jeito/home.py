@@ -22,6 +22,11 @@ def llama_library() -> str | None:
     return os.environ.get("JEITO_LLAMA_LIB") or None
 
 
+def mkl_is_strict() -> bool:
+    """Does Intel's library give a row the same bits wherever it lies (MKL_CBWR)?"""
+    return "STRICT" in os.environ.get("MKL_CBWR", "")
+
+
 def hub_endpoint() -> str:
     """Where the hub is (HF_ENDPOINT), without a slash at its end."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")

@@ -3,6 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from jeito.decode.noise import derive
 from jeito.trace.log import Log
 
@@ -46,6 +48,17 @@ def test_models_are_measured_beside_the_first_of_them(jeito: Jeito, tmp_path: Pa
     assert "Parity: facts, not a verdict" in shown
     assert "toy → toy@toy" in shown
     assert "Parity" not in jeito(*two, "--no-parity").out
+
+
+def test_models_that_end_replies_by_other_tokens_are_said_to(capsys: pytest.CaptureFixture[str]) -> None:
+    from jeito.cli.compare import _show_parity
+    from jeito.proof.parity import Parity
+
+    for same, words in ((False, "note: a and b end a reply by other tokens"), (True, "")):
+        one = Parity(behaviour="plain", a="a", b="b", same_prompt=True, same_ends=same, why="no reply has a token")
+        _show_parity([one], [], ["a", "b"])
+        shown = capsys.readouterr().out
+        assert (words in shown, "note:" in shown) == (True, not same)
 
 
 def test_a_text_that_cannot_be_read_is_said_before_a_model_loads(jeito: Jeito, tmp_path: Path) -> None:

@@ -1,10 +1,5 @@
 """The sampler against Hugging Face's own logits processors and warpers, for every knob that both have."""
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -12,22 +7,12 @@ from hypothesis import strategies as st
 
 from jeito.decode.sampler import Sampler
 from jeito.types import Sampling
+from tests.decode import reference
 
 torch = pytest.importorskip("torch")
 process = pytest.importorskip("transformers.generation.logits_process")
 
 
-def sibling(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = sibling("reference")
 ENDS = [1, 2]
 # A cut that a float32 sum decides by its last bits is nobody's to promise.
 NEAR = 2e-6

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jeito.decode.memory import WORTH_WAITING, Memory, Place, shared
 from jeito.engines.base import Row
 from jeito.engines.toy import ToyEngine, babble
+from jeito.errors import MemoryFull
 
 LONG = list(range(100))
 
@@ -67,6 +69,25 @@ def test_a_prompt_waits_for_a_neighbour_that_is_about_to_hold_its_prefix() -> No
     forked = kept.place([*LONG, 1], False)
     assert forked is not None
     assert forked.reused == len(LONG)
+
+
+class Crowded(ToyEngine):
+    """Empties the target of a fork, and then has no room for the copy."""
+
+    def fork(self, source: int, target: int, length: int) -> None:
+        self.truncate(target, 0)
+        raise MemoryFull("no room to copy")
+
+
+def test_a_copy_that_found_no_room_leaves_a_slot_that_is_known_to_be_empty() -> None:
+    kept = Memory(Crowded(babble, slots=2, batch=256))
+    fill(kept, LONG)
+    fill(kept, [50, *LONG[::-1]])
+    with pytest.raises(MemoryFull):
+        kept.place([*LONG[:60], 7, 7], False)
+    empty = [slot for slot in kept.slots if not slot.tokens]
+    assert len(empty) == 1
+    assert not empty[0].busy
 
 
 def test_an_exact_reply_reuses_only_what_was_computed_exactly() -> None:

@@ -1,10 +1,6 @@
 """The sampler against the slow reference, over every knob; and what a caller relies on beyond one draw."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,20 +14,7 @@ from jeito.decode.penalties import Suffixes, Tally
 from jeito.decode.sampler import Draw, Sampler
 from jeito.errors import EngineError, InputError
 from jeito.types import Dry, Sampling, Xtc
-
-
-def sibling(name: str) -> ModuleType:
-    """A module beside this file: pytest's importlib mode puts no folder on the path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = sibling("reference")
+from tests.decode import reference
 
 NEAR = 2e-6
 """Decisions nearer than this to their threshold are skipped: float32 masses may round to the other side."""

@@ -13,7 +13,7 @@ import pytest
 
 from jeito.decode.local import LocalModel
 from jeito.engines import demo as demo_module
-from jeito.engines import llamacpp
+from jeito.engines import llama_file, llamacpp
 from jeito.engines.base import Loading, Row, Shape
 from jeito.engines.demo import demo_file
 from jeito.engines.llama_binding import library
@@ -28,7 +28,7 @@ VOCABULARY = 49152
 
 @pytest.fixture(scope="module")
 def weights(demo: Path) -> Iterator[object]:
-    model = llamacpp._load(demo, vocab_only=False, gpu_layers=0)
+    model = llama_file.load_file(demo, vocab_only=False, gpu_layers=0)
     yield model
     library().lib.llama_model_free(model)
 
@@ -203,17 +203,17 @@ def test_what_is_no_gguf_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(b"PK\x03\x04 a zip")
     with pytest.raises(ModelError, match="no GGUF"):
-        llamacpp.read_card(path)
+        llama_file.read_card(path)
     with pytest.raises(ModelError, match="there is no file"):
-        llamacpp.read_card(tmp_path / "none.gguf")
+        llama_file.read_card(tmp_path / "none.gguf")
     with pytest.raises(ModelError, match="there is no file"):
-        llamacpp.read_card(tmp_path)
+        llama_file.read_card(tmp_path)
 
 
 def test_a_missing_part_of_a_split_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "m-00001-of-00002.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="00002-of-00002"):
-        llamacpp.read_card(tmp_path / "m-00001-of-00002.gguf")
+        llama_file.read_card(tmp_path / "m-00001-of-00002.gguf")
 
 
 def test_a_context_longer_than_the_models_is_refused() -> None:
@@ -222,7 +222,7 @@ def test_a_context_longer_than_the_models_is_refused() -> None:
 
 
 def test_the_card_is_read_without_weights_and_says_the_same() -> None:
-    card = llamacpp.read_card(demo_file())
+    card = llama_file.read_card(demo_file())
     assert (card.context, card.precision, card.vocabulary, card.ends) == (8192, "Q4_1", VOCABULARY, {0, 2, 4})
     assert card.template is not None
     assert "<|im_start|>" in card.template
@@ -244,19 +244,19 @@ def with_metadata(path: Path, **floats: float) -> Path:
 
 def test_what_a_file_says_of_its_own_sampling_is_read_with_its_card(tmp_path: Path) -> None:
     path = with_metadata(tmp_path / "authored.gguf", temp=0.625, top_p=0.75, penalty_repeat=1.25)
-    defaults = llamacpp.read_card(path).defaults
+    defaults = llama_file.read_card(path).defaults
     assert {knob: sourced.value for knob, sourced in defaults.items()} == {
         "temperature": 0.625,
         "top_p": 0.75,
         "repetition_penalty": 1.25,
     }
     assert {sourced.file for sourced in defaults.values()} == {"authored.gguf"}
-    assert not llamacpp.read_card(demo_file()).defaults
+    assert not llama_file.read_card(demo_file()).defaults
 
 
 def test_a_sampling_value_that_is_no_number_is_named_with_its_file() -> None:
     with pytest.raises(ModelError, match=r"f\.gguf: general\.sampling\.temp is 'hot'"):
-        llamacpp._sampling_defaults({"general.sampling.temp": "hot"}, "f.gguf")
+        llama_file._sampling_defaults({"general.sampling.temp": "hot"}, "f.gguf")
 
 
 def test_a_demo_that_is_not_installed_is_said_with_the_command_that_installs_it(
@@ -270,7 +270,7 @@ def test_a_demo_that_is_not_installed_is_said_with_the_command_that_installs_it(
 
 
 def test_an_authors_sampling_values_become_defaults() -> None:
-    found = llamacpp._sampling_defaults(
+    found = llama_file._sampling_defaults(
         {"general.sampling.temp": "0.6", "general.sampling.top_k": "20", "general.sampling.penalty_last_n": "-1"}, "f"
     )
     assert {knob: sourced.value for knob, sourced in found.items()} == {"temperature": 0.6, "top_k": 20}
@@ -317,7 +317,7 @@ def test_a_trace_of_it_keeps_how_it_was_loaded(demo_model: LocalModel) -> None:
 
 
 def test_every_key_of_a_header_is_read(demo: Path) -> None:
-    found = llamacpp.read_metadata(demo)
+    found = llama_file.read_metadata(demo)
     assert found["general.architecture"] == "llama"
     assert found["llama.context_length"] == "8192"
     assert "tokenizer.chat_template" in found

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -683,7 +684,8 @@ def test_a_sentencepiece_file_is_read_and_its_text_comes_back(tmp_path: Path) ->
         assert engine.text(ids).decode().removeprefix(" ") == text
         assert b"".join(engine.text([token]) for token in ids) == engine.text(ids)
     assert engine.tokens("</s>", special=True)[-1] == 2
-    assert (engine.card.bos, engine.card.add_bos) == (1, True)
+    read = transformers_engine.read_card(folder)
+    assert (engine.card.bos, engine.card.add_bos) == (read.bos, read.add_bos) == (1, True)
     assert len(greedy(engine, [engine.tokens("Once", special=True)], steps=3)[0]) == 3
 
 
@@ -751,6 +753,69 @@ def test_out_of_memory_in_mid_run_ends_nobody_who_can_go_on(tmp_path: Path) -> N
     assert alone.trace.finish == "memory"
     assert len(alone.trace.tokens) > 200
     assert run("plain+max_new_tokens=5", model, "hi", seed=1).text() is not None
+
+
+def test_one_text_that_is_left_needs_memory_for_one(tmp_path: Path) -> None:
+    """Its row may be the last of four: empty ones before it are given up before a longer text is refused."""
+    engine = load(write_model(tmp_path, "Llama", SIZES | {"max_position_embeddings": 4096}), precision="fp32", slots=4)
+    engine.extend([Row(slot, tokens_of(20, seed=slot)) for slot in range(4)])
+    for slot in range(3):
+        engine.truncate(slot, 0)
+    text = tokens_of(400, seed=8)
+    # Two full rows of 448 positions, one of them for the copy; four would take twice as much.
+    engine._budget = engine.card.bytes + 2 * 448 * (2 * 3 * 2 * 16 * 4)
+    found = last(engine, 3, text)
+    assert engine.memory_of_slots.rows == {3: 0}
+    engine._budget = None
+    np.testing.assert_allclose(found, last(engine, 0, [*tokens_of(20, seed=3), *text]), atol=1e-4)
+
+
+def test_a_growth_that_fails_half_way_leaves_every_text_where_it_was(tmp_path: Path) -> None:
+    """Rows are closed up before anything grows: a layer that finds no memory must not be the only one that is."""
+    engine = load(write_model(tmp_path, "Llama", SIZES), precision="fp32", slots=4)
+    texts = {slot: tokens_of(20 + slot, seed=slot) for slot in range(4)}
+    engine.extend([Row(slot, text) for slot, text in texts.items()])
+    for slot in (0, 2):
+        engine.truncate(slot, 0)
+    layer = engine.memory_of_slots.layers[1]
+    grow = layer.resize
+
+    def fail(rows: int, columns: int) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    layer.resize = fail
+    with pytest.raises(MemoryFull):
+        engine.extend([Row(1, tokens_of(200, seed=9))])
+    layer.resize = grow
+    for slot in (3, 1):
+        found = last(engine, slot, [5])
+        engine.truncate(0, 0)
+        np.testing.assert_allclose(found, last(engine, 0, [*texts[slot], 5]), atol=1e-4)
+
+
+def test_masks_that_old_checkpoints_keep_are_no_reason_to_refuse(make: Make, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(make("gpt-neo"), tmp_path / "old")
+    file = folder / "model.safetensors"
+    masks = {"transformer.h.0.attn.attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool)}
+    save_file(load_file(file) | masks, file, {"format": "pt"})
+    assert load(folder, precision="fp32", slots=1).card.vocabulary > 0
+
+
+def test_where_torch_was_loaded_before_it_could_be_made_strict_nothing_is_called_exact(make: Make) -> None:
+    script = (
+        "import sys, torch\n"
+        "from jeito.engines.base import Loading\nfrom jeito.engines.transformers import load\n"
+        "print(*load(sys.argv[1], Loading(precision='fp32', slots=2)).exact(), sep='|')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(make("llama"))],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    if torch.backends.mkl.is_available():
+        assert done.stdout.splitlines()[-1] == "None|torch was loaded before MKL_CBWR=AUTO,STRICT was set"
 
 
 def test_what_does_not_fit_is_refused_with_what_would(unpacked_demo: Path) -> None:

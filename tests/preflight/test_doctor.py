@@ -10,19 +10,8 @@ import pytest
 
 from jeito.engines.devices import Gpu, Llama, Torch, TorchDevice, probe_llama, probe_torch
 from jeito.engines.llamacpp import usable_cores
-from jeito.preflight.doctor import (
-    Checkup,
-    Facts,
-    LogFacts,
-    Package,
-    Place,
-    bandwidth,
-    check_up,
-    findings,
-    meets,
-    packages,
-    place,
-)
+from jeito.preflight.doctor import Checkup, check_up, findings
+from jeito.preflight.machine import Facts, LogFacts, Package, Place, bandwidth, meets, packages, place
 
 H100 = Gpu(name="NVIDIA H100", memory=80 * 10**9, free=79 * 10**9, capability="9.0")
 TORCH = Torch(

@@ -141,6 +141,9 @@ def _show_parity(found: "Sequence[Parity]", readings: "Sequence[Reading]", model
          "flips per 1,000"),
         rows,
     )  # fmt: skip
+    for one in found:
+        if not one.same_ends:
+            print(f"note: {one.a} and {one.b} end a reply by other tokens ({one.behaviour})")
     parted = [
         (one.behaviour, f"{one.a} → {one.b}", reply.seed, reply.agree, repr(reply.token_a), repr(reply.token_b),
          _number(reply.margin_a, "could not be drawn"), _number(reply.margin_b, "could not be drawn"))

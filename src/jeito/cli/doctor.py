@@ -7,7 +7,7 @@ import typer
 from jeito.cli import options, show
 
 if TYPE_CHECKING:
-    from jeito.preflight.doctor import Facts
+    from jeito.preflight.machine import Facts
 
 
 def doctor(json: options.Json = False) -> None:

@@ -78,6 +78,8 @@ class Memory:
             if source is target:
                 self._engine.truncate(target.index, reused)
             else:
+                # Before the copy: an engine that finds no room for it has emptied the slot.
+                target.tokens, target.exact = [], True
                 self._engine.fork(source.index, target.index, reused)
             target.tokens, target.exact = source.tokens[:reused], source.exact
         self._clock += 1

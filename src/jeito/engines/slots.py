@@ -1,11 +1,10 @@
 """Sequence memory for transformers models: many texts of different lengths in one pass.
 
 A slab holds keys and values as [slot, head, position, dimension]; each row writes at its own positions, and a mask of
-ours (column = position) shows it its own past only. Models that cannot (state-space layers, caches of their own)
-get a cache for each slot and run row by row. Knows nothing of files, text or sampling.
+ours (column = position) shows it its own past only. Knows nothing of files, text or sampling. Long, since a pass, its
+masks and where its keys go are one subject.
 """
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,19 +99,24 @@ class Layer:
         held[now.to[0], :, now.to[1]] = new[now.written[0], :, now.written[1]]
         return held
 
-    def resize(self, kept: Sequence[int], rows: int, columns: int) -> None:
-        """Keep these rows, in this order, in a slab of another size."""
-        self.keys = self._resized(self.keys, kept, rows, columns)
-        self.values = self._resized(self.values, kept, rows, columns)
+    def resize(self, rows: int, columns: int) -> None:
+        self.keys = self._resized(self.keys, rows, columns)
+        self.values = self._resized(self.values, rows, columns)
 
-    def _resized(self, held: Any, kept: Sequence[int], rows: int, columns: int) -> Any:
+    def _resized(self, held: Any, rows: int, columns: int) -> Any:
+        if held is None:  # a first pass that failed before it came to this layer
+            return None
         # Zeros, not whatever was there: a NaN in a masked column would still poison the sum.
         new = held.new_zeros(rows, held.shape[1], columns, held.shape[3])
-        longest = min(columns, held.shape[2])
-        for to, row in enumerate(kept):
-            if row < held.shape[0]:
-                new[to, :, :longest] = held[row, :, :longest]
+        most, longest = min(rows, held.shape[0]), min(columns, held.shape[2])
+        new[:most, :, :longest] = held[:most, :, :longest]
         return new
+
+    def move(self, row: int, to: int) -> None:
+        for held in (self.keys, self.values):
+            if held is not None:
+                held[to] = held[row]
+                held[row] = 0
 
     def get_seq_length(self) -> int:
         return max(self.slab.lengths, default=0)
@@ -240,35 +244,42 @@ class Slab:
         A quarter more positions than needed, else a growing text would copy the slab every 64 tokens; but where that
         finds no room, only what is in use.
         """
-        fresh = [slot for slot in dict.fromkeys(slots) if slot not in self.rows]
-        free = (row for row in range(len(self.lengths)) if row not in self.rows.values())
-        rows = self.rows | dict(zip(fresh, free, strict=False))
+        rows = self._placed(slots)
         sizes = [layer.keys.shape for layer in self.layers if layer.values is not None]
         have = min((size[0] for size in sizes), default=0), min((size[2] for size in sizes), default=0)
-        if not sizes or (have[0] > max(rows.values()) and have[1] >= columns):
-            self.rows = rows
-            return
-        longest = rounded(max(self.lengths))
-        roomy = have[1] if have[1] >= columns else rounded(max(columns, have[1] * 5 // 4))
-        dense = {slot: row for row, slot in enumerate(sorted(rows, key=lambda slot: rows[slot]))}
-        wanted = [
-            (rows, list(range(have[0])), max(max(rows.values()) + 1, have[0]), min(roomy, self.columns)),
-            (dense, [rows[slot] for slot in dense], len(dense), max(columns, longest)),
-        ]
-        held = self.bytes()
-        for to, kept, count, length in wanted:
+        if sizes and (have[0] <= max(rows.values()) or have[1] < columns):
+            roomy = have[1] if have[1] >= columns else rounded(max(columns, have[1] * 5 // 4))
             try:
-                grown = held * count * length // (have[0] * have[1])
-                # While a layer is copied, both its old and its new tensors are there.
-                self.room(grown - held + grown // len(sizes), held)
-                with self.torch.inference_mode():
+                self._resize(max(max(rows.values()) + 1, have[0]), min(roomy, self.columns), have)
+            except (MemoryFull, RuntimeError):  # torch's own lack of memory is a RuntimeError
+                self._compact()
+                rows = self._placed(slots)
+                self._resize(max(rows.values()) + 1, max(columns, rounded(max(self.lengths))), have)
+        self.rows = rows
+
+    def _placed(self, slots: Sequence[int]) -> dict[int, int]:
+        """The rows of all slots, with the first free ones for those that have none."""
+        fresh = [slot for slot in dict.fromkeys(slots) if slot not in self.rows]
+        free = (row for row in range(len(self.lengths)) if row not in self.rows.values())
+        return self.rows | dict(zip(fresh, free, strict=False))
+
+    def _compact(self) -> None:
+        """Close the gaps between rows in use, in place: what follows may fail, and must find each row where it is."""
+        with self.torch.inference_mode():
+            for to, (slot, row) in enumerate(sorted(self.rows.items(), key=lambda item: item[1])):
+                if row != to:
                     for layer in self.layers:
-                        layer.resize(kept, count, length)
-                self.rows = to
-                return
-            except (MemoryFull, RuntimeError):
-                if to is dense:
-                    raise
+                        layer.move(row, to)
+                    self.rows[slot] = to
+
+    def _resize(self, rows: int, columns: int, have: tuple[int, int]) -> None:
+        held = self.bytes()
+        grown = held * rows * columns // (have[0] * have[1])
+        # While a layer is copied, both its old and its new tensors are there.
+        self.room(grown - held + grown // len(self.layers), held)
+        with self.torch.inference_mode():
+            for layer in self.layers:
+                layer.resize(rows, columns)
 
     def _masks(self, positions: Any, columns: int) -> Any:
         """Additive masks [rows, 1, tokens, columns]: 0 where a position may look, the lowest number elsewhere."""
@@ -326,94 +337,6 @@ class Slab:
         return sum(t.nbytes for layer in self.layers for t in (layer.keys, layer.values) if t is not None)
 
 
-class Separate:
-    """A cache of transformers' own for each slot, rows one by one: for models that cannot share a slab.
-
-    A cache that cannot be cut (a recurrent state, a window that moved on) is built anew from its tokens.
-    """
-
-    def __init__(self, model: Any, *, slots: int, cached: bool, turn: int | None = None) -> None:
-        """`turn`: a text longer than this has other positions (longrope), those before included."""
-        self.torch: Any = import_module("torch")
-        self.cache_utils: Any = import_module("transformers.cache_utils")
-        self.model, self.cached, self.turn = model, cached, turn
-        self.lengths = [0] * slots
-        self.tokens: list[list[int]] = [[] for _ in range(slots)]
-        self.caches: list[Any] = [None] * slots
-        self.held = [0] * slots
-        """Tokens that each slot's cache has seen: fewer than its length after a cut that it could not follow."""
-        self.rewinds = cached and self._new().is_croppable
-
-    def _new(self) -> Any:
-        return self.cache_utils.DynamicCache(config=self.model.config)
-
-    def append(self, work: Sequence[Work]) -> list[Any]:
-        before = [(item.slot, self.lengths[item.slot]) for item in work]
-        try:
-            return [self._append(item) for item in work]
-        except Exception:
-            for slot, length in before:
-                self.truncate(slot, length)
-                self.mend(slot)
-            raise
-
-    def _append(self, item: Work) -> Any:
-        slot = item.slot
-        self.tokens[slot].extend(item.tokens)
-        self.lengths[slot] += len(item.tokens)
-        if self.turn is not None and self.held[slot] <= self.turn < self.lengths[slot]:
-            self.caches[slot] = None
-        if self.caches[slot] is None and self.cached:
-            self.caches[slot], self.held[slot] = self._new(), 0
-        todo = self.tokens[slot][self.held[slot] :]
-        ids = self.torch.tensor([todo], device=self.model.device)
-        if self.cached:
-            logits = forward(self.model, ids, item.want, cache=self.caches[slot]).logits
-            self.held[slot] = self.lengths[slot]
-        else:
-            logits = forward(self.model, ids, item.want).logits
-        return logits[0, logits.shape[1] - item.want :]
-
-    def fork(self, source: int, target: int, length: int) -> None:
-        if source != target:
-            self.tokens[target] = self.tokens[source][: self.lengths[source]]
-            self.lengths[target] = self.lengths[source]
-            # Not worth copying what cannot be cut to the length.
-            useful = self.held[source] == length or self.rewinds
-            self.caches[target] = copy.deepcopy(self.caches[source]) if useful else None
-            self.held[target] = self.held[source] if useful else 0
-        self.truncate(target, length)
-
-    def truncate(self, slot: int, length: int) -> None:
-        if length >= self.lengths[slot]:
-            return
-        del self.tokens[slot][length:]
-        self.lengths[slot] = length
-        surplus = self.held[slot] - length
-        if surplus <= 0:
-            return
-        turned = self.turn is not None and length <= self.turn < self.held[slot]
-        if self.rewinds and length and not turned:
-            try:
-                self.caches[slot].crop(-surplus)
-                self.held[slot] = length
-                return
-            except RuntimeError:
-                pass  # the window has moved past what would be kept
-        self.caches[slot], self.held[slot] = None, 0
-
-    def mend(self, slot: int) -> None:
-        # Some layers may have seen tokens that others have not: all are read again when the slot goes on.
-        self.caches[slot], self.held[slot] = None, 0
-
-    def bytes(self) -> int:
-        total = 0
-        for held in self.caches:
-            for layer in held.layers if held is not None else ():
-                total += sum(_bytes(part) for part in vars(layer).values())
-        return total
-
-
 # A pass costs by its rows and by its weights: this much padding costs less than another pass.
 MOST_PADDING = 1.2
 
@@ -429,15 +352,6 @@ def _groups(lengths: Sequence[int]) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
-
-
-def _bytes(held: Any) -> int:
-    """Of a tensor, or of the tensors in a list or a dict."""
-    if isinstance(held, dict):
-        held = list(held.values())
-    if isinstance(held, list | tuple):
-        return sum(_bytes(part) for part in held)
-    return int(getattr(held, "nbytes", 0))
 
 
 @lru_cache

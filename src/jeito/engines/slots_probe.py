@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from jeito.engines.slots import Memory, Room, Separate, Slab, Windows, Work, forward
+from jeito.engines.slots import Memory, Room, Slab, Windows, Work, forward
+from jeito.engines.slots_separate import Separate
 from jeito.errors import EngineError
 
 # Long enough for a past beyond the window that the model is given meanwhile, and for a neighbour longer still.

@@ -62,9 +62,9 @@ def check_types(weights: Weights, config: Mapping[str, Any], name: str) -> None:
         raise ModelError(f"the config.json of {name!r} says dtype {said!r}", hint=nearest(said, known))
     if "quantization_config" in config:
         return
-    strange = next(
-        (t for t in weights.tensors if t.dtype not in FLOATS and len(t.shape) > 1 and not _left_out(t)), None
-    )
+    # Masks that old checkpoints keep beside their weights are no matrices of weights.
+    matrices = (tensor for tensor in weights.tensors if len(tensor.shape) == 2 and tensor.name.endswith(".weight"))
+    strange = next((tensor for tensor in matrices if tensor.dtype not in FLOATS), None)
     if strange is not None:
         raise ModelError(
             f"{name!r} holds {strange.name!r} as {strange.dtype}, and its config.json says nothing of quantisation",

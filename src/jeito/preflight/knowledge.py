@@ -70,7 +70,7 @@ _GGUF = {
     "tokenizer.ggml.add_bos_token": ("prompt", "whether a text begins with bos"),
 }
 REASONING = ("<think>", "</think>", "<|channel|>", "[THINK]", "<reasoning>", "<|thinking|>", "<seed:think>")
-_TOOL = {
+PROBE_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "jeito_probe_tool",
@@ -143,7 +143,7 @@ def tried(card: Card) -> Trial:
     template = Template(card.template, card.special)
     text = (card.template or "") + " ".join(card.special.values())
     try:
-        tools = template.shows(_TOOL)
+        tools = template.shows(PROBE_TOOL)
     except ModelError:
         tools = False
     return Trial(template.name, template.has_system, tools, tuple(mark for mark in REASONING if mark in text))

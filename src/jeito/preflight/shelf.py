@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jeito.engines import llamacpp
+from jeito.engines import llama_file
 from jeito.engines.demo import PACKAGE, demo_file
 from jeito.engines.weights import find_weights
 from jeito.errors import InputError, ModelError, nearest
@@ -195,7 +195,7 @@ def _precision(path: Path) -> tuple[str | None, str | None]:
     ggufs = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
     try:
         if ggufs:
-            return ", ".join(sorted({llamacpp.read_card(file).precision for file in ggufs})), None
+            return ", ".join(sorted({llama_file.read_card(file).precision for file in ggufs})), None
         weights = find_weights(path, allow_pickle=True)
     except ModelError as error:
         return None, str(error)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from jeito.decode.template import Template
 from jeito.errors import ModelError
+from jeito.preflight.knowledge import PROBE_TOOL
 from jeito.types import Message, Value
 
 SECONDS = 5.0
@@ -24,22 +25,14 @@ from jeito.preflight.trial import try_in_this_process
 try_in_this_process()
 """
 _SYSTEM, _ASK, _SAID, _AGAIN = "jeito-instruction", "jeito-question", "jeito-reply", "jeito-follow-up"
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "jeito_probe_tool",
-        "description": "A probe.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
 _INSTRUCTION, _QUESTION = Message(role="system", content=_SYSTEM), Message(role="user", content=_ASK)
 _TURNS = [_QUESTION, Message(role="assistant", content=_SAID), Message(role="user", content=_AGAIN)]
 CONVERSATIONS: dict[str, tuple[list[Message], list[dict[str, Any]]]] = {
     "a question": ([_QUESTION], []),
     "an instruction and a question": ([_INSTRUCTION, _QUESTION], []),
     "three turns": (_TURNS, []),
-    "a question with a tool": ([_QUESTION], [_TOOL]),
-    "an instruction, three turns and a tool": ([_INSTRUCTION, *_TURNS], [_TOOL]),
+    "a question with a tool": ([_QUESTION], [PROBE_TOOL]),
+    "an instruction, three turns and a tool": ([_INSTRUCTION, *_TURNS], [PROBE_TOOL]),
 }
 
 
@@ -118,7 +111,7 @@ def _try(template: Template) -> Trial:
     return Trial(
         failed=failed,
         system=_SYSTEM in instructed and _ASK in instructed,
-        tools=_TOOL["function"]["name"] in equipped,  # type: ignore[index]
+        tools=PROBE_TOOL["function"]["name"] in equipped,
         turns=-1 < longer.find(_ASK) < longer.find(_SAID) < longer.find(_AGAIN),
         opens=shut != alone,
     )

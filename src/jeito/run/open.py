@@ -101,9 +101,9 @@ def read_card(
         from jeito.engines import transformers
 
         return transformers.read_card(_folder(reference), _loading(reference, loading), reference.within)
-    from jeito.engines import llamacpp
+    from jeito.engines import llama_file
 
-    return llamacpp.read_card(_file(reference))
+    return llama_file.read_card(_file(reference))
 
 
 def read_facts(text: str, *, engine: str | None = None, precision: str | None = None) -> list[Fact]:
@@ -116,10 +116,10 @@ def read_facts(text: str, *, engine: str | None = None, precision: str | None = 
         from jeito.engines import transformers
 
         return facts_of_folder(transformers.find(_folder(reference), reference.within))
-    from jeito.engines import llamacpp
+    from jeito.engines import llama_file
 
     file = _file(reference)
-    return facts_of_gguf(file.name, llamacpp.read_metadata(file))
+    return facts_of_gguf(file.name, llama_file.read_metadata(file))
 
 
 def _loading(reference: Reference, loading: Loading) -> Loading:
