@@ -1,9 +1,11 @@
 """The demo model: its GGUF in its package, and that turned, once, into bf16 safetensors. Knows not how it is run."""
 
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -46,7 +48,8 @@ def demo_folder(notify: Callable[[str], None] = lambda text: None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
     try:
-        _unpack(gguf, partial)
+        with redirect_stderr(io.StringIO()):  # progress bars that nothing else turns off; failures are raised
+            _unpack(gguf, partial)
         partial.chmod(0o755)
         try:
             partial.rename(folder)
