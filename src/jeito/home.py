@@ -39,10 +39,15 @@ def hub_is_offline() -> bool:
 
 def recall(kind: str, key: str) -> Any | None:
     """A fact kept on this machine, such as a file's digest; none when nothing readable is kept."""
+    return all_of(kind).get(key)
+
+
+def all_of(kind: str) -> dict[str, Any]:
+    """Every fact of a kind that is kept on this machine."""
     try:
-        return json.loads((home() / "facts" / f"{kind}.json").read_text()).get(key)
-    except (OSError, ValueError, AttributeError):
-        return None
+        return dict(json.loads((home() / "facts" / f"{kind}.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def remember(kind: str, key: str, value: Any) -> None:
@@ -50,11 +55,7 @@ def remember(kind: str, key: str, value: Any) -> None:
     path = home() / "facts" / f"{kind}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            kept = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
-            kept = {}
-        kept[key] = value
+        kept = all_of(kind) | {key: value}
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(kept, indent=1))
         partial.replace(path)

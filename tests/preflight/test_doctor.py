@@ -11,7 +11,8 @@ import pytest
 from jeito.engines.devices import Gpu, Llama, Torch, TorchDevice, probe_llama, probe_torch
 from jeito.engines.llamacpp import usable_cores
 from jeito.preflight.doctor import Checkup, check_up, findings
-from jeito.preflight.machine import Facts, LogFacts, Package, Place, bandwidth, meets, packages, place
+from jeito.preflight.machine import Facts, LogFacts, Package, Place, meets, packages, place
+from jeito.preflight.speed import measure
 
 H100 = Gpu(name="NVIDIA H100", memory=80 * 10**9, free=79 * 10**9, capability="9.0")
 TORCH = Torch(
@@ -129,7 +130,7 @@ def test_all_that_jeito_builds_on_is_here() -> None:
 
 def test_memory_is_read_at_a_speed_that_memory_has() -> None:
     # From an old laptop to a big server; a cache is faster, a disk slower.
-    assert 1e9 < bandwidth() < 2e12
+    assert 1e9 < measure() < 2e12
 
 
 def test_a_place_that_is_not_made_yet_is_judged_by_what_is_above_it(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ def check(
     json: options.Json = False,
 ) -> int:
     """Say what is missing or odd about a model, and what to do; no weights are read. Exit 0 ok, 1 warnings, 2 not."""
+    from jeito.engines.meter import free_memory
     from jeito.preflight.find import find
-    from jeito.preflight.verdict import exit_code, verdict
+    from jeito.preflight.speed import bandwidth
+    from jeito.preflight.verdict import Machine, exit_code, verdict
     from jeito.run.open import parse
 
     asked = parse(reference)
     facts = find(asked.target, asked.within, headers=headers)
-    findings = verdict(facts)
+    findings = verdict(facts, Machine(free_memory("cpu"), bandwidth()))
     if json:
         show.emit(
             {

@@ -29,16 +29,19 @@ AllowUnsupported = Annotated[
     bool, typer.Option("--allow-unsupported", help="Go on without what the model cannot honour; the receipt says so.")
 ]
 Logprobs = Annotated[int | None, typer.Option(help="Log-probabilities, and so many alternatives for each token.")]
+Context = Annotated[int | None, typer.Option(help="Tokens that prompt and reply may take together.")]
+Slots = Annotated[int | None, typer.Option(min=1, help="Replies that run at once.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is.")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="Keep no trace of this run.")]
 
 # How a model is loaded; `loads_model` adds them to a command.
 _LOADING: dict[str, tuple[Any, Any]] = {
-    "context": (Annotated[int | None, typer.Option(help="Tokens that prompt and reply may take together.")], None),
-    "slots": (Annotated[int | None, typer.Option(min=1, help="Replies that run at once.")], None),
+    "context": (Context, None),
+    "slots": (Slots, None),
     "budget": (
         Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory to take, such as 15GB or 900MiB.")], None,
     ),
-    "device": (Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is.")], None),
+    "device": (Device, None),
     "compute": (
         Annotated[str | None, typer.Option(help="What NF4 computes in: fp16 (on CUDA), bf16 (elsewhere) or fp32.")],
         None,

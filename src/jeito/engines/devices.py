@@ -16,12 +16,13 @@ PATIENCE = 180
 
 
 class Gpu(Value):
-    """One GPU, as its driver describes it; bytes."""
+    """One GPU, as its driver describes it; bytes, and bytes a second."""
 
     name: str
     memory: int
     free: int
     capability: str
+    bandwidth: float | None = None
 
 
 class Driver(NamedTuple):
@@ -86,7 +87,17 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         memory=int(memory.total),
         free=int(memory.free),
         capability=f"{major}.{minor}",
+        bandwidth=_bandwidth(nvml, handle),
     )
+
+
+def _bandwidth(nvml: Any, handle: Any) -> float | None:
+    """Of its memory: two transfers a cycle, as wide as the bus. Not every GPU says so."""
+    try:
+        cycles = 1e6 * nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)
+        return float(2 * cycles * nvml.nvmlDeviceGetMemoryBusWidth(handle) / 8)
+    except nvml.NVMLError:
+        return None
 
 
 def probe_torch() -> Torch | None:

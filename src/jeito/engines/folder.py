@@ -39,18 +39,26 @@ class Folder(NamedTuple):
 
     @property
     def text(self) -> Mapping[str, Any]:
-        """The part of the config that describes the language model."""
-        part = self.config.get("text_config")
-        return part if isinstance(part, dict) else self.config
+        return language_part(self.config)
 
     @property
     def longest(self) -> int | None:
-        """Tokens that the model was made for, when its config says so."""
-        for key in _CONTEXT_KEYS:
-            value = self.text.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
-        return None
+        return longest_of(self.text)
+
+
+def language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that describes the language model."""
+    part = config.get("text_config")
+    return part if isinstance(part, dict) else config
+
+
+def longest_of(text: Mapping[str, Any]) -> int | None:
+    """Tokens that a model was made for, when its config says so."""
+    for key in _CONTEXT_KEYS:
+        value = text.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def read_folder(path: Path, name: str | None = None) -> Folder:
@@ -154,7 +162,11 @@ def _is_here(module: str) -> bool:
 
 def context_of(folder: Folder, asked: int | None) -> int:
     """The longest text to allow: as asked, within what the model was made for."""
-    longest = folder.longest
+    return context_within(folder.longest, asked)
+
+
+def context_within(longest: int | None, asked: int | None) -> int:
+    """As asked, within the longest that there is; raises ModelError."""
     if asked is None:
         return longest or UNNAMED_CONTEXT
     if asked < 1 or (longest is not None and asked > longest):

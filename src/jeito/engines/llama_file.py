@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jeito.engines.base import Card
+from jeito.engines.gguf_header import read_file_header
 from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import BATCH
+from jeito.engines.needs import GgufOutline, unread
 from jeito.errors import ModelError
 from jeito.types import Sourced
 
@@ -83,6 +85,14 @@ def _sampling_defaults(metadata: Mapping[str, str], file: str) -> dict[str, Sour
             continue  # llama.cpp's "all": our neutral value
         found[knob] = Sourced(value=value, source="model", file=file)
     return found
+
+
+def read_outline(path: Path) -> GgufOutline:
+    """What decides the memory that a GGUF takes, all its parts counted; raises ModelError."""
+    _check_file(path)
+    header = read_file_header(path)
+    weights = sum(part.stat().st_size for part in parts_of(path)) - header.data_start
+    return GgufOutline(path.name, header.metadata, weights, unread(header))
 
 
 def read_card(path: Path) -> Card:
@@ -166,24 +176,3 @@ def card_of(model: Any, path: Path, *, context: int | None, slots: int) -> Card:
         rewinds=not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)),
         versions={"llama.cpp": version()},
     )
-
-
-def cell_bytes(model: Any) -> int:
-    """Keys and values of one token in half precision, by the file's metadata; 0 where that does not say."""
-    prefix = _metadata(model, "general.architecture").get("general.architecture", "")
-    names = {
-        name: f"{prefix}.{name}"
-        for name in (
-            "block_count", "attention.head_count", "attention.head_count_kv", "embedding_length",
-            "attention.key_length", "attention.value_length",
-        )
-    }  # fmt: skip
-    said = _metadata(model, *names.values())
-    try:
-        found = {name: int(said[key]) for name, key in names.items() if key in said}
-        heads = found["attention.head_count"]
-        size = found["embedding_length"] // heads
-        each = found.get("attention.key_length", size) + found.get("attention.value_length", size)
-        return 2 * found["block_count"] * found.get("attention.head_count_kv", heads) * each
-    except (KeyError, ValueError, ZeroDivisionError):  # a list of heads by layer, or no heads at all
-        return 0

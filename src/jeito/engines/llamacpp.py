@@ -12,9 +12,9 @@ from jeito import home
 from jeito.engines.base import Card, Loading, Logits, Row, Shape
 from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import Cells
-from jeito.engines.llama_file import SLOTS, card_of, cell_bytes, load_file, parts_of
+from jeito.engines.llama_file import DEFAULT_CONTEXT, SLOTS, card_of, load_file, parts_of, read_outline
 from jeito.engines.meter import taken
-from jeito.engines.needs import gigabytes
+from jeito.engines.needs import SMALLER, gigabytes, longest
 from jeito.errors import EngineError, InputError, ModelError
 
 # Tried in this order, and kept only if the self-test finds them exact on the very file: the first is cheaper.
@@ -51,21 +51,17 @@ def load(path: Path, loading: Loading, notify: Callable[[str], None]) -> "LlamaE
 
 
 def _check_budget(path: Path, loading: Loading, budget: int) -> None:
-    """The file and the cache must fit, before weights are read. All slots share the context's cells."""
-    model = load_file(path, vocab_only=True, gpu_layers=0)
-    try:
-        context = card_of(model, path, context=loading.context, slots=SLOTS).context
-        cell = cell_bytes(model)
-    finally:
-        library().lib.llama_model_free(model)
-    weights = sum(part.stat().st_size for part in parts_of(path))
-    if weights + cell * context <= budget:
+    """Weights and cache must fit, before the weights are read."""
+    outline = read_outline(path)
+    context = loading.context or min(outline.longest or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    found = outline.need(context=context)
+    if found.total <= budget:
         return
-    fits = (budget - weights) // cell // 64 * 64 if cell else 0
+    fits = longest(lambda length: outline.need(context=length).total <= budget, context)
     raise ModelError(
-        f"{path.name!r} with {context:,} tokens takes {gigabytes(weights + cell * context)} (weights "
-        f"{gigabytes(weights)}, texts {gigabytes(cell * context)}), the budget is {gigabytes(budget)}",
-        hint=f"--context {fits}" if fits >= 256 else "take a smaller model, or one of fewer bits",
+        f"{path.name!r} with {context:,} tokens takes {gigabytes(found.total)} (weights "
+        f"{gigabytes(found.weights)}, texts {gigabytes(found.texts)}), the budget is {gigabytes(budget)}",
+        hint=f"--context {fits}" if fits else f"{SMALLER}, or one of fewer bits",
     )
 
 
@@ -83,7 +79,7 @@ class LlamaEngine:
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._path, self._notify = path, notify
-        start = time.perf_counter()
+        start, before = time.perf_counter(), taken("cpu")
         self._model = load_file(path, vocab_only=False, gpu_layers=gpu_layers)
         with ExitStack() as undo:
             undo.callback(library().lib.llama_model_free, self._model)
@@ -97,7 +93,8 @@ class LlamaEngine:
                 "format": "gguf",
                 "weights": {self.card.precision: self.card.bytes},
                 "load_seconds": round(time.perf_counter() - start, 3),
-                "memory": {"load": taken(self.card.device)},
+                "memory": {"start": before, "load": taken(self.card.device)},
+                "predicted": read_outline(path).need(context=self.card.context)._asdict(),
             },
         )
         self._vocab = library().lib.llama_model_get_vocab(self._model)

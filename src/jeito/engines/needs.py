@@ -1,97 +1,321 @@
-"""What a transformers model needs of memory, by part, before it is loaded; and what would fit when it does not.
+"""What a model needs of memory, by part, before it is loaded; and what would fit when it does not.
 
-Figures come from config.json and the headers of the weight files. Knows nothing of torch.
+Figures come from config.json and the headers of weight files, or from the header of a GGUF. Knows nothing of torch and
+of llama.cpp: what they take besides was measured (`bench/fit.py`).
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from jeito.engines.folder import BATCH, Folder
-from jeito.engines.weights import Weights, footprint
+from jeito.engines.folder import BATCH, language_part
+from jeito.engines.gguf_header import Header, Value
+from jeito.engines.weights import SIZES, Tensor, footprint, is_quantised
 from jeito.errors import ModelError
 
-# Beside the weights of a matrix or a norm, allocators round up and keep some: measured 1 to 2 %.
-SLACK = 0.02
 # The least that is worth offering.
 SHORTEST = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "nf4": 2, "int8": 2}
 """Of one value of keys and values, and of what passes from layer to layer."""
+# What a process grows by besides: threads' stacks, code that is first run, tokenizers. Measured on CPUs.
+TORCH_BESIDE, LLAMA_BESIDE = 48_000_000, 31_000_000
+
+_INPUT = r"embed_tokens|wte|embed_in|word_embeddings|tok_embeddings"
+# What tensors are for, by the words that architectures use in their names; the first that matches.
+_CLASSES = {
+    "embeddings and head": rf"{_INPUT}|wpe|lm_head|embed_out|embed_positions|(^|\.)output\.weight",
+    "experts": r"\.experts\.|block_sparse_moe",
+    "norms and biases": r"norm|ln_|\.bias$",
+    "attention": r"attn|attention",
+    "feed-forward": r"mlp|feed_forward|ffn|fc\d|\.w[123]\.|expert",
+}
 
 
 class Need(NamedTuple):
-    """Bytes. `texts`: keys and values of all slots, full. `work`: what one pass takes besides."""
+    """Bytes, with every slot filled to the context."""
 
     weights: int
     texts: int
+    """Keys and values of all slots."""
     work: int
+    """What one pass takes besides."""
+    load: int
+    """Most that is held while the weights are read and made."""
+    mapped: int
+    """Of that the files' own pages, which the system takes back when it needs them."""
+    engine: int
+    """What the libraries take of this process besides."""
+    peak: int
+    """What the process grows by, at most."""
 
     @property
     def total(self) -> int:
+        """What a budget has to cover."""
         return self.weights + self.texts + self.work
 
 
-def token_bytes(folder: Folder, precision: str) -> int:
+class Layers(NamedTuple):
+    """How many layers keep what of the past: all of it, a window, another layer's, or a state of fixed size."""
+
+    full: int
+    sliding: int = 0
+    shared: int = 0
+    fixed: int = 0
+    window: int | None = None
+
+    def __str__(self) -> str:
+        window = f" (of {self.window:,} tokens; kept whole here, so that a text can be cut)" if self.window else ""
+        parts = [f"{self.full} full"] if self.full else []
+        parts += [f"{self.sliding} sliding{window}"] if self.sliding else []
+        parts += [f"{self.shared} shared"] if self.shared else []
+        parts += [f"{self.fixed} of fixed size"] if self.fixed else []
+        return ", ".join(parts) or "none"
+
+
+class Outline(NamedTuple):
+    """What decides the memory that a transformers model takes: its config.json, and its tensors by their headers."""
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Sequence[Tensor]
+
+    def layers(self) -> Layers:
+        return layers_of(language_part(self.config))
+
+    def token_bytes(self, precision: str) -> int:
+        """Keys and values of one token, all layers."""
+        return token_bytes(language_part(self.config), precision)
+
+    def need(self, precision: str, *, slots: int, context: int, device: str = "cpu") -> Need:
+        """Memory with every slot filled to the context."""
+        text = language_part(self.config)
+        width = text.get("hidden_size") or text.get("n_embd") or 0
+        inner = text.get("intermediate_size") or text.get("n_inner") or 4 * width
+        vocabulary = text.get("vocab_size", 0)
+        each = BYTES.get(precision, 2)
+        # A chunk of a prompt between two layers; its mask; the logits, once as computed and once in float32.
+        work = BATCH * (6 * width + 3 * inner) * each + BATCH * context * each + slots * vocabulary * (each + 4)
+        weights = self.weights(precision)
+        texts = self.token_bytes(precision) * context * slots
+        load, mapped, beside = self._load(precision, weights, device)
+        peak = max(load, weights + beside + texts + work) + TORCH_BESIDE
+        return Need(weights, texts, work, load, mapped, TORCH_BESIDE, peak)
+
+    def weights(self, precision: str) -> int:
+        """Bytes of all tensors in memory; of files that are quantised already, as they are."""
+        if precision not in BYTES:
+            return sum(tensor.parameters * SIZES.get(tensor.dtype, 1) for tensor in self.tensors)
+        return footprint(self.tensors, self.config, precision)
+
+    def by_class(self, precision: str) -> dict[str, int]:
+        """The same, by what the tensors are for."""
+        found: dict[str, int] = {}
+        for word, tensors in groupby(sorted(self.tensors, key=_class_of), _class_of):
+            found[word] = Outline(self.name, self.config, list(tensors)).weights(precision)
+        return found
+
+    def read(self, precision: str) -> int:
+        """Bytes of weights that computing one token reads: of embeddings one row, of experts those that act."""
+        text, classes = language_part(self.config), self.by_class(precision)
+        unread = self._inputs(precision)
+        count = text.get("num_experts") or text.get("num_local_experts") or text.get("n_routed_experts")
+        acting = text.get("num_experts_per_tok")
+        if count and acting:
+            unread += classes.get("experts", 0) * (count - acting) // count
+        return sum(classes.values()) - unread
+
+    def _load(self, precision: str, weights: int, device: str) -> tuple[int, int, int]:
+        """Bytes: the most held while loading; of that the files' pages; and how many stay beside the weights."""
+        file = sum(tensor.parameters * SIZES.get(tensor.dtype, 1) for tensor in self.tensors)
+        if device != "cpu":
+            return weights + 4 * max((tensor.parameters for tensor in self.tensors), default=0), 0, 0
+        if precision in ("nf4", "int8"):
+            # A matrix is made float32 before it is quantised; what is not quantised is copied at the end.
+            matrices = [tensor for tensor in self.tensors if is_quantised(tensor)]
+            made = Outline(self.name, self.config, matrices).weights(precision)
+            most = max((tensor.parameters for tensor in matrices), default=0)
+            return file + max(weights, made + 4 * most), file, 0
+        kinds = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
+        if precision in kinds and any(tensor.dtype != kinds[precision] for tensor in self.tensors):
+            return file + weights, file, 0
+        # Used where they lie in the file: of embeddings that are no head, only the rows of tokens that came. Experts
+        # are put together into one tensor, so they are there twice, and a third time while that is done.
+        experts, unread = self.by_class(precision).get("experts", 0), self._inputs(precision)
+        return weights + 2 * experts - unread, file, experts - unread
+
+    def _inputs(self, precision: str) -> int:
+        """Bytes of embeddings that are read by row alone: none where they are the head too."""
+        tied = self.config.get("tie_word_embeddings", language_part(self.config).get("tie_word_embeddings"))
+        if tied or not any(tensor.name.endswith("lm_head.weight") for tensor in self.tensors):
+            return 0
+        inputs = [tensor for tensor in self.tensors if re.search(_INPUT, tensor.name)]
+        return Outline(self.name, self.config, inputs).weights(precision)
+
+
+class GgufOutline(NamedTuple):
+    """What decides the memory that a GGUF takes: its metadata, and the bytes of its tensors, of all its parts."""
+
+    name: str
+    metadata: Mapping[str, Value]
+    weights: int
+    unread: int = 0
+    """Of them, what computing one token does not read."""
+
+    def said(self, key: str) -> Any:
+        """A value of the architecture's own: none where it is not said."""
+        return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
+
+    def layers(self) -> Layers:
+        count = int(self.said("block_count") or 0)
+        heads = self.said("attention.head_count_kv") or self.said("attention.head_count") or 0
+        kept = sum(1 for one in heads if one) if isinstance(heads, list) else count if heads else 0
+        shared = min(kept, int(self.said("attention.shared_kv_layers") or 0))
+        window = self.said("attention.sliding_window")
+        pattern = self.said("attention.sliding_window_pattern")
+        sliding = sum(map(bool, pattern)) if isinstance(pattern, list) else 0
+        if not isinstance(window, int) or window < 1:
+            window, sliding = None, 0
+        return Layers(kept - shared - sliding, sliding, shared, count - kept, window if sliding else None)
+
+    def token_bytes(self) -> int:
+        """Keys and values of one token in half precision, all layers; 0 where the file does not say."""
+        count, heads = int(self.said("block_count") or 0), self.said("attention.head_count")
+        width = int(self.said("embedding_length") or 0)
+        most = max(heads) if isinstance(heads, list) else heads
+        if not most or not count:
+            return 0
+        kept = self.said("attention.head_count_kv") or heads
+        total = sum(kept) if isinstance(kept, list) else kept * count
+        shared = self.layers().shared * (total // count)
+        each = (self.said("attention.key_length") or width // most) + (
+            self.said("attention.value_length") or width // most
+        )
+        return int(2 * (total - shared) * each)
+
+    def need(self, *, context: int) -> Need:
+        """Memory with the context full; all slots share it."""
+        width = int(self.said("embedding_length") or 0)
+        inner = self.said("feed_forward_length") or 4 * width
+        inner = max(inner) if isinstance(inner, list) else int(inner)
+        # As for transformers, in float32; its mask is in half precision.
+        work = BATCH * (6 * width + 3 * inner) * 4 + BATCH * context * 2
+        texts = self.token_bytes() * context
+        peak = self.weights + texts + work + LLAMA_BESIDE
+        return Need(self.weights, texts, work, self.weights + texts, self.weights, LLAMA_BESIDE, peak)
+
+    @property
+    def longest(self) -> int | None:
+        found = self.said("context_length")
+        return found if isinstance(found, int) and found > 0 else None
+
+
+def unread(header: Header) -> int:
+    """Bytes of a GGUF that computing one token does not read: embeddings beside a head, experts that do not act."""
+    sizes = {tensor.name: tensor.bytes for tensor in header.tensors}
+    found = sizes.get("token_embd.weight", 0) if "output.weight" in sizes else 0
+    kind = header.metadata.get("general.architecture")
+    count, acting = (header.metadata.get(f"{kind}.{key}") for key in ("expert_count", "expert_used_count"))
+    if isinstance(count, int) and isinstance(acting, int) and count:
+        found += sum(size for name, size in sizes.items() if "_exps." in name) * (count - acting) // count
+    return found
+
+
+def _class_of(tensor: Tensor) -> str:
+    return next((word for word, pattern in _CLASSES.items() if re.search(pattern, tensor.name)), "norms and biases")
+
+
+def layers_of(text: Mapping[str, Any]) -> Layers:
+    """What each layer keeps, by the language model's config."""
+    count = int(text.get("num_hidden_layers") or text.get("n_layer") or text.get("num_layers") or 0)
+    kinds = text.get("layer_types") or _pattern(text, count)
+    shared = min(count, int(text.get("num_kv_shared_layers") or 0))
+    window = text.get("sliding_window")
+    if isinstance(kinds, list) and len(kinds) == count:
+        kept = kinds[: count - shared]
+        fixed = sum(1 for kind in kept if "attention" not in str(kind) or str(kind).startswith("linear"))
+        sliding = sum(1 for kind in kept if "sliding" in str(kind) or "chunked" in str(kind))
+        return Layers(len(kept) - fixed - sliding, sliding, shared, fixed, window if sliding else None)
+    if not (text.get("num_attention_heads") or text.get("n_head")):
+        return Layers(0, fixed=count)
+    if isinstance(window, int) and text.get("use_sliding_window") is not False:
+        return Layers(0, count - shared, shared, window=window)
+    return Layers(count - shared, shared=shared)
+
+
+def _pattern(text: Mapping[str, Any], count: int) -> list[str] | None:
+    """Kinds of layers where a config has them in words of its own: Jamba's, Nemotron-H's."""
+    period, written = text.get("attn_layer_period"), text.get("hybrid_override_pattern")
+    if isinstance(period, int) and period > 0:
+        first = int(text.get("attn_layer_offset") or 0)
+        return ["attention" if at % period == first else "mamba" for at in range(count)]
+    return ["attention" if mark == "*" else "mamba" for mark in written] if isinstance(written, str) else None
+
+
+def token_bytes(text: Mapping[str, Any], precision: str) -> int:
     """Keys and values of one token, all layers; 0 where the config names no heads (state-space models)."""
-    text = folder.text
     heads = text.get("num_attention_heads") or text.get("n_head") or 0
     width = text.get("hidden_size") or text.get("n_embd") or 0
     size = text.get("head_dim") or (width // heads if heads else 0)
-    layers = text.get("num_hidden_layers") or text.get("n_layer") or text.get("num_layers") or 0
-    kept = text.get("num_key_value_heads") or heads
-    return int(2 * layers * kept * size * BYTES[precision])
+    kept = text.get("num_key_value_heads") or (1 if text.get("multi_query") else heads)
+    layers = layers_of(text)
+    if text.get("kv_lora_rank"):  # latent attention, which transformers keeps spread out over the heads
+        each = heads * (text.get("qk_nope_head_dim", 0) + text.get("qk_rope_head_dim", 0) + text.get("v_head_dim", 0))
+    else:
+        each = 2 * kept * size
+    # Layers that see all may have other heads than those with a window (Gemma 4).
+    whole = 2 * (text.get("num_global_key_value_heads") or kept) * (text.get("global_head_dim") or 0) or each
+    return int((layers.full * whole + layers.sliding * each) * BYTES.get(precision, 2))
 
 
-def need(folder: Folder, weights: Weights, precision: str, *, slots: int, context: int) -> Need:
-    """Memory with every slot filled to the context."""
-    text = folder.text
-    width = text.get("hidden_size") or text.get("n_embd") or 0
-    inner = text.get("intermediate_size") or text.get("n_inner") or 4 * width
-    vocabulary = text.get("vocab_size", 0)
-    each = BYTES[precision]
-    # A chunk of a prompt between two layers; its mask; the logits, once as computed and once in float32.
-    work = BATCH * (6 * width + 3 * inner) * each + BATCH * context * each + slots * vocabulary * (each + 4)
-    held = footprint(weights.tensors, folder.config, precision)
-    return Need(int(held * (1 + SLACK)), token_bytes(folder, precision) * context * slots, work)
-
-
-def choose(
-    folder: Folder, weights: Weights, order: Sequence[str], *, slots: int, context: int, budget: int
-) -> str:  # fmt: skip
+def choose(outline: Outline, order: Sequence[str], *, slots: int, context: int, budget: int) -> str:
     """The first of these precisions that fits the budget, texts included; raises ModelError with what would fit."""
-    needs = {word: need(folder, weights, word, slots=slots, context=context) for word in order}
+    needs = {word: outline.need(word, slots=slots, context=context) for word in order}
     for word, found in needs.items():
         if found.total <= budget:
             return word
     least = min(needs, key=lambda word: needs[word].total)
     found = needs[least]
     raise ModelError(
-        f"{folder.name!r} in {least} with {slots} slots of {context:,} tokens takes {gigabytes(found.total)} "
+        f"{outline.name!r} in {least} with {slots} slots of {context:,} tokens takes {gigabytes(found.total)} "
         f"(weights {gigabytes(found.weights)}, texts {gigabytes(found.texts)}), the budget is {gigabytes(budget)}",
-        hint=_instead(folder, weights, order, slots=slots, context=context, budget=budget),
+        hint=", or ".join(instead(outline, order, slots=slots, context=context, budget=budget)) or SMALLER,
     )
 
 
-def _instead(
-    folder: Folder, weights: Weights, order: Sequence[str], *, slots: int, context: int, budget: int
-) -> str:  # fmt: skip
-    """What to give up, cheapest first: context, slots, precision."""
+SMALLER = "take a smaller model"
+
+
+def instead(outline: Outline, order: Sequence[str], *, slots: int, context: int, budget: int) -> list[str]:
+    """What to give up, cheapest first: context, slots, precision; none where nothing helps."""
 
     def fits(word: str, count: int, length: int) -> bool:
-        return need(folder, weights, word, slots=count, context=length).total <= budget
+        return outline.need(word, slots=count, context=length).total <= budget
 
     for word in [*order, *(smaller for smaller in ("int8", "nf4") if smaller not in order)]:
         said = "" if word == order[-1] else f"--precision {word} "
         offers = [f"--precision {word}"] if said and fits(word, slots, context) else []
-        shorter = max((n for n in range(SHORTEST, context, 64) if fits(word, slots, n)), default=None)
+        shorter = longest(lambda length, word=word: fits(word, slots, length), context)  # type: ignore[misc]
         fewer = max((n for n in range(1, slots) if fits(word, n, context)), default=None)
         offers += [f"{said}--context {shorter}"] if shorter else []
         offers += [f"{said}--slots {fewer}"] if fewer else []
         if not offers:
-            both = max((n for n in range(SHORTEST, context, 64) if fits(word, 1, n)), default=None)
+            both = longest(lambda length, word=word: fits(word, 1, length), context)  # type: ignore[misc]
             offers = [f"{said}--slots 1 --context {both}"] if both else []
         if offers:
-            return ", or ".join(offers)
-    return "take a smaller model"
+            return offers
+    return []
+
+
+def longest(fits: Callable[[int], bool], most: int) -> int | None:
+    """The longest context under `most` that fits, a multiple of 64; none where not even the shortest does."""
+    low, high = SHORTEST, (most - 1) // 64 * 64
+    if high < low or not fits(low):
+        return None
+    while low < high:
+        middle = (low + high + 64) // 128 * 64
+        low, high = (middle, high) if fits(middle) else (low, middle - 64)
+    return low
 
 
 def gigabytes(count: int) -> str:

@@ -24,10 +24,17 @@ from jeito.engines.folder import (
     read_folder,
 )  # fmt: skip
 from jeito.engines.llama_binding import SPIN_COUNT
-from jeito.engines.meter import free_memory
-from jeito.engines.needs import BYTES, choose
+from jeito.engines.meter import free_memory, taken
+from jeito.engines.needs import BYTES, Outline, choose
 from jeito.engines.transformers_engine import TransformersEngine
-from jeito.engines.transformers_weights import TORCH_NAMES, bytes_of, load_model, load_tokenizer, quietly
+from jeito.engines.transformers_weights import (
+    TORCH_NAMES,
+    bytes_of,
+    load_model,
+    load_tokenizer,
+    quietly,
+    returning_memory,
+)
 from jeito.engines.weights import SIZES, Weights, check_types, find_weights, footprint
 from jeito.errors import InputError, ModelError, nearest
 
@@ -101,7 +108,7 @@ def load(
     for module in PACKAGES.split():
         if find_spec(module) is None:
             raise ModelError(f"{str(target)!r} runs on transformers, and {module!r} is not here", hint=INSTALL)
-    with quietly():
+    with quietly(), returning_memory():
         folder = find(target, revision, notify)
         check_tokenizer(folder, trust_remote_code=loading.trust_remote_code)
         weights = find_weights(folder.path, allow_pickle=loading.allow_pickle)
@@ -110,17 +117,35 @@ def load(
         check_architecture(folder, trust_remote_code=loading.trust_remote_code)
         device = loading.device or _best_device()
         precision = choose_precision(folder, weights, loading, device=device, context=length)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), taken(device)
         model = load_model(folder, precision, loading, device, use_safetensors=weights.format == "safetensors")
         tokenizer = load_tokenizer(folder, trust_remote_code=loading.trust_remote_code)
-        seconds = time.perf_counter() - start
+        facts = {
+            "load_seconds": round(time.perf_counter() - start, 3),
+            "memory": {"start": before, "load": taken(device)},
+            "predicted": _predicted(folder, weights, precision, loading, device, length),
+        }
         card = card_of(
             folder, precision=precision, device=device, slots=loading.slots or SLOTS, context=length,
             size=bytes_of(model),
         )  # fmt: skip
-        return TransformersEngine(
-            folder, weights, model, tokenizer, card, loading=loading, load_seconds=seconds, notify=notify
-        )
+        return TransformersEngine(folder, weights, model, tokenizer, card, loading=loading, facts=facts, notify=notify)
+
+
+def _predicted(
+    folder: Folder, weights: Weights, precision: str, loading: Loading, device: str, context: int
+) -> dict[str, int]:  # fmt: skip
+    """What the model should take, by part; nothing for a pickle, and for a file that is quantised already."""
+    if not weights.tensors or precision not in BYTES or folder.config.get("quantization_config"):
+        return {}
+    outline = Outline(folder.name, folder.config, weights.tensors)
+    return outline.need(precision, slots=loading.slots or SLOTS, context=context, device=device)._asdict()
+
+
+def read_outline(target: str | Path, revision: str | None = None) -> Outline:
+    """What decides the memory that a model takes, from its config and its weights' headers; imports no torch."""
+    folder = find(target, revision)
+    return Outline(folder.name, folder.config, find_weights(folder.path, allow_pickle=True).tensors)
 
 
 def _prepare_torch() -> None:
@@ -209,13 +234,13 @@ def choose_precision(folder: Folder, weights: Weights, loading: Loading, *, devi
         order = [word for word in order if word not in ("int8", "nf4")]
     if not weights.tensors:  # a pickle, which says nothing before it is run
         return order[0]
-    slots = loading.slots or SLOTS
+    slots, outline = loading.slots or SLOTS, Outline(folder.name, folder.config, weights.tensors)
     if loading.budget is not None:
-        return choose(folder, weights, order, slots=slots, context=context, budget=loading.budget)
+        return choose(outline, order, slots=slots, context=context, budget=loading.budget)
     free = free_memory(device)
     if free is None:
         return order[0]
-    return choose(folder, weights, order, slots=1, context=min(context, 1024), budget=free)
+    return choose(outline, order, slots=1, context=min(context, 1024), budget=free)
 
 
 def _quantised_file(folder: Folder, asked: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -46,7 +46,7 @@ class TransformersEngine:
         card: Card,
         *,
         loading: Loading,
-        load_seconds: float,
+        facts: Mapping[str, Any],
         notify: Callable[[str], None],
     ) -> None:
         self._folder, self._weights, self._budget, self._notify = folder, weights, loading.budget, notify
@@ -64,13 +64,13 @@ class TransformersEngine:
             ends=end_tokens(folder, eos),
             add_bos=bos is not None and _ids(tokenizer, "", added=True)[:1] == [bos],
             rewinds=self.memory_of_slots.rewinds,
-            facts=self._facts(load_seconds, loading),
+            facts=self._facts(loading) | dict(facts),
             notes=self._notes(loading),
         )
         self._exact: tuple[Shape | None, str] | None = None
         self._fingerprint: str | None = None
 
-    def _facts(self, load_seconds: float, loading: Loading) -> dict[str, Any]:
+    def _facts(self, loading: Loading) -> dict[str, Any]:
         by_dtype: dict[str, int] = {}
         for tensor in tensors_of(self.model):
             name = str(tensor.dtype).removeprefix("torch.")
@@ -78,10 +78,8 @@ class TransformersEngine:
         facts: dict[str, Any] = {
             "format": self._weights.format,
             "weights": by_dtype,
-            "load_seconds": round(load_seconds, 3),
             "attention": self.model.config._attn_implementation,
             "rows": "together" if self._suited.shares else "one by one",
-            "memory": {"load": taken(self._device)},
         }
         if self._precision == "nf4":
             compute = next(word for word, name in TORCH_NAMES.items() if str(self.model.dtype) == f"torch.{name}")

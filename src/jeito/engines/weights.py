@@ -200,7 +200,7 @@ def footprint(tensors: Sequence[Tensor], config: Mapping[str, Any], precision: s
         return sum(t.parameters for t in kept) * (4 if precision == "fp32" else 2)
     total = 0
     for tensor in kept:
-        if not _is_quantised(tensor):
+        if not is_quantised(tensor):
             total += 2 * tensor.parameters
         elif precision == "int8":
             total += tensor.parameters + 4 * tensor.shape[0]
@@ -217,7 +217,9 @@ def _left_out(tensor: Tensor) -> bool:
     )
 
 
-def _is_quantised(tensor: Tensor) -> bool:
+def is_quantised(tensor: Tensor) -> bool:
+    """Does bitsandbytes quantise it? The matrices of linear layers do, by their names; not experts and their router."""
     name = tensor.name.lower()
-    kept_whole = ("embed", "wte", "wpe", "lm_head", "norm", "ln_")
-    return len(tensor.shape) == 2 and name.endswith(".weight") and not any(word in name for word in kept_whole)
+    kept_whole = ("embed", "wte", "wpe", "lm_head", "norm", "ln_", ".experts.", "router")
+    is_matrix = len(tensor.shape) == 2 and name.endswith(".weight") and not name.endswith(".gate.weight")
+    return is_matrix and not any(word in name for word in kept_whole)

@@ -12,7 +12,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from jeito.engines.demo import demo_file
+from jeito.engines.folder import language_part, longest_of
 from jeito.engines.gguf_header import Header, Omitted, read_header
+from jeito.engines.needs import unread
 from jeito.engines.transformers import locate
 from jeito.errors import InputError, ModelError
 from jeito.preflight.hub import PATIENCE, WAIT, Refused, Unreachable, open_repository
@@ -70,6 +72,8 @@ class Facts(Value):
     headers: dict[str, SafetensorsHeader] = Field(default_factory=dict)
     gguf_file: str | None = None
     gguf: dict[str, Any] | None = None
+    gguf_header: int = 0
+    gguf_unread: int = 0
     quantisation: str | None = None
     vocabulary: int | None = None
     unreadable: dict[str, str] = Field(default_factory=dict)
@@ -79,9 +83,14 @@ class Facts(Value):
     @property
     def text(self) -> Mapping[str, Any]:
         """The part of the config that describes the language model."""
-        config = self.config or {}
-        part = config.get("text_config")
-        return part if isinstance(part, dict) else config
+        return language_part(self.config or {})
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model was made for, where its files say so."""
+        said = self.gguf or {}
+        found = said.get(f"{said.get('general.architecture')}.context_length")
+        return found if isinstance(found, int) and found > 0 else longest_of(self.text)
 
 
 def find(
@@ -259,12 +268,18 @@ class _Reader:
         header = self._try(file, lambda: read_gguf(self.source, file))
         if header is None:
             return {"gguf_file": file}
-        kept = {key: value for key, value in header.metadata.items() if not isinstance(value, list | Omitted)}
+        kept = {
+            key: value
+            for key, value in header.metadata.items()
+            if not isinstance(value, Omitted) and not (key.startswith("tokenizer.") and isinstance(value, list))
+        }
         tokens = header.metadata.get("tokenizer.ggml.tokens")
         known = tokens.length if isinstance(tokens, Omitted) else len(tokens) if isinstance(tokens, list) else None
         return {
             "gguf_file": file,
             "gguf": kept,
+            "gguf_header": header.data_start,
+            "gguf_unread": unread(header),
             "template": kept.get("tokenizer.chat_template"),
             "vocabulary": known,
         }

@@ -73,6 +73,8 @@ CHECKS: dict[str, Check] = {
         "No sampling values act unsaid",
         "they hold where a behaviour says nothing: jeito explain -m {model} -b technical",
     ),
+    "memory": Check("It fits the memory that is free", "see what would fit, and what to give up: jeito fit {model}"),
+    "speed": Check("How fast it can be at most", ""),
 }
 
 

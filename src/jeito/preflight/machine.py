@@ -5,28 +5,20 @@ import os
 import platform
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jeito.engines.devices import Gpu, Llama, Torch, find_driver, probe_llama, probe_torch
 from jeito.engines.llamacpp import usable_cores
 from jeito.engines.meter import free_memory
 from jeito.errors import LogError
 from jeito.home import home
+from jeito.preflight.speed import measure
 from jeito.trace.log import Log
 from jeito.types import Several, Value
-
-# Bytes of one thread's share of the measurement, and of all: beyond any cache, and not too much to ask for.
-SHARE, MOST = 64 << 20, 1 << 30
-# Seconds; the best pass counts, since a neighbour's work only ever slows one.
-MEASURING = 0.5
 
 _RELATIONS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "!=": operator.ne,
@@ -100,7 +92,7 @@ def gather() -> Facts:
         processors=os.cpu_count() or 1,
         threads=usable_cores(),
         memory=free_memory("cpu"),
-        bandwidth=bandwidth(),
+        bandwidth=measure(),
         home=place(home()),
         cache=_cache(),
         log=_log(),
@@ -137,26 +129,6 @@ def _numbers(*versions: str) -> list[list[int]]:
     parts = [[int(number) for number in re.sub(r"[^\d.].*", "", one).split(".") if number] for one in versions]
     longest = max(map(len, parts))
     return [[*numbers, *[0] * (longest - len(numbers))] for numbers in parts]
-
-
-def bandwidth() -> float:
-    """Bytes a second that all usable cores together read from memory: what bounds tokens a second on a CPU.
-
-    Takes half a second, and up to a GB of memory.
-    """
-    threads = usable_cores()
-    free = free_memory("cpu") or MOST
-    share = max(1 << 20, min(SHARE, MOST // threads, free // 4 // threads))
-    # Written once, so that each page is there: zeros of the system are all one page.
-    parts = [np.full(share // 8, thread, np.int64) for thread in range(threads)]
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        end = time.perf_counter() + MEASURING
-        while not best or time.perf_counter() < end:
-            start = time.perf_counter()
-            list(pool.map(np.max, parts))
-            best = max(best, threads * share / (time.perf_counter() - start))
-    return best
 
 
 def place(path: Path) -> Place:

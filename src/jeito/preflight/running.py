@@ -32,7 +32,7 @@ def weights(facts: Facts) -> Iterator[Finding]:
     if facts.adapter is not None and not _whole_model(facts):
         yield from _adapter(facts)
         return
-    shards = _shards(facts)
+    shards = shards_of(facts)
     if not shards:
         yield _without_weights(facts)
         return
@@ -69,7 +69,7 @@ def _adapter(facts: Facts) -> Iterator[Finding]:
         yield found("adapter.base", "blocker", "an adapter that names no base", how="ask its author for the base")
 
 
-def _shards(facts: Facts) -> list[str]:
+def shards_of(facts: Facts) -> list[str]:
     """Names of the files that make the model, whether or not they are there."""
     names = [name for name in facts.files if "/" not in name]
     if facts.gguf_file:

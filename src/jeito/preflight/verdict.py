@@ -1,12 +1,17 @@
 """From facts to findings: will this model do, here? One function a question; knows nothing of where facts come from."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
+from jeito.engines.needs import GgufOutline, gigabytes
 from jeito.home import hub_endpoint
 from jeito.preflight.find import Facts, is_safe
 from jeito.preflight.finding import Finding, found
+from jeito.preflight.fit import outline_of, precisions_of
 from jeito.preflight.prompting import template, tokens
 from jeito.preflight.running import engine, weights
+from jeito.preflight.speed import Bandwidth
 
 # A licence that says no to common uses, by words in its name.
 _NARROW = ("-nc", "noncommercial", "non-commercial", "research")
@@ -14,10 +19,16 @@ _SAMPLING = (
     "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "do_sample", "min_new_tokens",
     "max_new_tokens",
 )  # fmt: skip
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
-def verdict(facts: Facts) -> list[Finding]:
+class Machine(NamedTuple):
+    """What a model would have here: bytes of memory that are free, none where unknown, and how fast they are read."""
+
+    room: int | None
+    speed: Bandwidth
+
+
+def verdict(facts: Facts, machine: Machine | None = None) -> list[Finding]:
     """All findings, in the order in which a model meets them; where nothing may be read, only why."""
     findings = list(access(facts))
     if facts.refused and facts.refused[0] != "gated":
@@ -25,6 +36,8 @@ def verdict(facts: Facts) -> list[Finding]:
     questions: tuple[Callable[[Facts], Iterator[Finding]], ...] = (files, weights)
     if not facts.refused:
         questions += (engine, tokens, template, terms, lengths)
+        if machine:
+            questions += (partial(costs, machine=machine),)
     else:
         questions += (terms,)
     return [*findings, *(finding for question in questions for finding in question(facts))]
@@ -89,11 +102,8 @@ def lengths(facts: Facts) -> Iterator[Finding]:
     """How long a text may be, in what precision it runs, and which sampling values its author set."""
     if facts.config is None and facts.gguf is None:
         return
-    architecture = (facts.gguf or {}).get("general.architecture")
-    context = (facts.gguf or {}).get(f"{architecture}.context_length")
-    context = context or next((facts.text[key] for key in _CONTEXT if isinstance(facts.text.get(key), int)), None)
-    if context:
-        yield found("context", "ok", f"{context} tokens")
+    if facts.longest:
+        yield found("context", "ok", f"{facts.longest} tokens")
     else:
         yield found("context", "warning", "its files do not say how long a text may be")
     quantised = (facts.config or {}).get("quantization_config")
@@ -111,3 +121,35 @@ def lengths(facts: Facts) -> Iterator[Finding]:
         yield found("sampling", "warning", said, model=facts.reference)
     else:
         yield found("sampling", "ok", "its author set none")
+
+
+# As little as is worth running: one reply, a page of text.
+_LEAST = 1024
+
+
+def costs(facts: Facts, machine: Machine) -> Iterator[Finding]:
+    """Does it fit here at all, and how fast can it be at most?"""
+    outline = outline_of(facts)
+    if isinstance(outline, GgufOutline):
+        need = outline.need(context=_LEAST)
+        least, read = need.total, outline.weights - outline.unread
+        evidence = f"weights {gigabytes(need.weights)}, a token of text {outline.token_bytes():,} bytes"
+    elif outline is not None:
+        words = precisions_of(outline, "auto")
+        needs = {word: outline.need(word, slots=1, context=_LEAST) for word in words}
+        least, read = min(need.total for need in needs.values()), outline.read(words[0])
+        said = ", ".join(f"{gigabytes(need.weights)} in {word}" for word, need in needs.items())
+        evidence = f"weights {said}; a token of text {outline.token_bytes(words[0]):,} bytes"
+    elif facts.index and facts.index.bytes:
+        least = read = facts.index.bytes
+        evidence = f"weights {gigabytes(least)} as its files have them; by precision: jeito fit {facts.reference}"
+    else:
+        return
+    if machine.room is not None and least > machine.room:
+        yield found("memory", "warning", f"{evidence}; {gigabytes(machine.room)} are free", model=facts.reference)
+    else:
+        yield found("memory", "ok", evidence)
+    bound = machine.speed.bound(read)
+    if bound and outline is not None:
+        gigabytes_a_second = f"{machine.speed.bytes / 1e9:.1f} GB/s, {machine.speed.how}"
+        yield found("speed", "ok", f"under {bound:.3g} tokens/s for one reply: a bound, by {gigabytes_a_second}")

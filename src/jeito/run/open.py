@@ -14,6 +14,7 @@ from jeito.decode.local import LocalModel
 from jeito.engines.base import AS_FOUND, Card, Engine, Loading
 from jeito.engines.demo import demo_file
 from jeito.errors import InputError, ModelError, nearest
+from jeito.preflight import loads
 from jeito.preflight.knowledge import Fact, facts_of_folder, facts_of_gguf
 from jeito.run.health import check_health
 
@@ -75,6 +76,7 @@ def open_model(
     except BaseException:
         made.close()
         raise
+    loads.record(reference.text, made.card)
     return LocalModel(made, reference.text)
 
 
@@ -92,7 +94,7 @@ def read_card(
 ) -> Card:  # fmt: skip
     """What the model says of itself, read without its weights."""
     reference = _with(parse(text), engine, precision)
-    name = _engine_of(reference)
+    name = engine_of(reference)
     if name == "toy":
         from jeito.engines.toy import ToyEngine
 
@@ -109,7 +111,7 @@ def read_card(
 def read_facts(text: str, *, engine: str | None = None, precision: str | None = None) -> list[Fact]:
     """Every key of the model's small files, with what it touches; the toy has none."""
     reference = _with(parse(text), engine, precision)
-    name = _engine_of(reference)
+    name = engine_of(reference)
     if name == "toy":
         return []
     if name == "transformers":
@@ -138,7 +140,8 @@ def _with(reference: Reference, engine: str | None, precision: str | None) -> Re
     )
 
 
-def _engine_of(reference: Reference) -> str:
+def engine_of(reference: Reference) -> str:
+    """Which engine runs what a reference names."""
     if reference.engine:
         return reference.engine
     if reference.target == "toy":
@@ -148,7 +151,7 @@ def _engine_of(reference: Reference) -> str:
 
 
 def _engine(reference: Reference, loading: Loading, notify: Callable[[str], None]) -> Engine:
-    name = _engine_of(reference)
+    name = engine_of(reference)
     if name == "toy":
         from jeito.engines.toy import ToyEngine
 
