@@ -594,7 +594,7 @@ def test_a_name_that_is_nowhere_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "ORG/NAME" in caught.value.hint
     with pytest.raises(ModelError, match="not in the hub's cache") as caught:
         load("someone/a-model-that-is-not-here")
-    assert caught.value.hint == "hf download someone/a-model-that-is-not-here"
+    assert caught.value.hint == "jeito pull someone/a-model-that-is-not-here"
 
 
 def test_a_pickle_runs_when_its_author_is_trusted(broken: Path) -> None:
@@ -885,7 +885,7 @@ def test_a_name_of_the_hub_is_found_in_its_cache(make: Make) -> None:
     assert card.context == 1024
     with pytest.raises(ModelError, match="not in the hub's cache") as caught:
         transformers_engine.read_card("someone/tiny", Loading(), "other")
-    assert "--revision other" in caught.value.hint
+    assert caught.value.hint == "jeito pull someone/tiny#other"
 
 
 def test_a_models_own_code_runs_only_when_trusted_and_the_receipt_says_so(broken: Path) -> None:

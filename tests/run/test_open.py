@@ -86,7 +86,6 @@ def test_a_reference_that_names_no_model_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "org/name:Q4_K_M",
         "http://host:8000/v1",
         "https://host/v1#some/name",
     ],
@@ -100,7 +99,12 @@ def test_what_this_version_cannot_run_is_named_with_what_it_can(text: str) -> No
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("org/name", "hf download org/name"), ("org/name#main@nf4", "hf download org/name --revision main")],
+    [
+        ("org/name", "jeito pull org/name"),
+        ("org/name#main@nf4", "jeito pull org/name#main"),
+        ("org/name:Q4_K_M", "jeito pull org/name:Q4_K_M"),
+        ("org/name:Q4_K_M#v2@transformers", "jeito pull org/name:Q4_K_M#v2"),
+    ],
 )
 def test_what_is_not_in_the_hubs_cache_is_said_with_the_command_that_gets_it(text: str, hint: str) -> None:
     for read in (open_model, read_card):

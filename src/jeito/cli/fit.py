@@ -48,6 +48,7 @@ def fit(
 
 def _model(reference: str, ask: "Ask", speed: "Bandwidth", json: bool) -> int:
     from jeito.engines.demo import demo_folder
+    from jeito.engines.needs import GgufOutline
     from jeito.preflight.find import find
     from jeito.preflight.fit import fit, outline_of
     from jeito.preflight.loads import past
@@ -55,13 +56,13 @@ def _model(reference: str, ask: "Ask", speed: "Bandwidth", json: bool) -> int:
 
     asked = parse(reference)
     wanted = ask._replace(precision=asked.precision or ask.precision)
-    engine = engine_of(asked._replace(precision=wanted.precision))
-    is_unpacked = asked.target == "demo" and engine == "transformers"
+    is_unpacked = asked.target == "demo" and engine_of(asked._replace(precision=wanted.precision)) == "transformers"
     target = str(demo_folder(show.say)) if is_unpacked else asked.target
     facts = find(target, asked.within, headers=True)
     outline = outline_of(facts)
     if outline is None:
         raise ModelError(f"nothing says which tensors {reference!r} has", hint=f"jeito check {reference}")
+    engine = "llamacpp" if isinstance(outline, GgufOutline) else "transformers"
     found = fit(outline, wanted, most=facts.longest, speed=speed, past=past(engine, ask.device))
     if json:
         show.emit({**found.model_dump(mode="json"), "bandwidth": speed.model_dump(), "exit": found.code})

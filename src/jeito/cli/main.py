@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from jeito import __version__
-from jeito.cli import ask, behaviours, chat, check, compare, demo, doctor, explain, fit, log, model, models, replay
+from jeito.cli import (
+    ask,
+    behaviours,
+    chat,
+    check,
+    compare,
+    demo,
+    doctor,
+    explain,
+    fit,
+    log,
+    model,
+    models,
+    pull,
+    replay,
+)
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
 
@@ -45,6 +60,7 @@ app.command("explain")(explain.explain)
 app.command("model")(model.model)
 app.command("check")(check.check)
 app.command("fit")(fit.fit)
+app.command("pull")(pull.pull)
 app.command("models")(models.models)
 app.command("rm")(models.rm)
 app.command("doctor")(doctor.doctor)

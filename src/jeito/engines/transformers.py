@@ -62,9 +62,12 @@ def locate(target: str | Path, revision: str | None = None) -> tuple[Path, str]:
     try:
         return Path(hub.snapshot_download(text, revision=revision, local_files_only=True)), text
     except (OSError, ValueError) as error:
-        wanted = f" --revision {revision}" if revision else ""
+        partial = getattr(error, "snapshot_path", None)
+        if partial:  # not all of the repository is here, which need not be all that the model needs
+            return Path(partial), text
+        wanted = f"#{revision}" if revision else ""
         raise ModelError(
-            f"{text!r} is no folder here and not in the hub's cache", hint=f"hf download {text}{wanted}"
+            f"{text!r} is no folder here and not in the hub's cache", hint=f"jeito pull {text}{wanted}"
         ) from error
 
 

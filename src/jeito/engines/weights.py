@@ -173,7 +173,7 @@ def _cut_short(path: Path, size: int, expected: int) -> ModelError:
 def _download(folder: Path) -> str:
     match = re.search(r"models--([^/\\]+)--([^/\\]+)[/\\]snapshots", str(folder))
     if match:
-        return f"hf download {match[1]}/{match[2]}"
+        return f"jeito pull {match[1]}/{match[2]}"
     return f"download it again from the model's source into {folder}"
 
 

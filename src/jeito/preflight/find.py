@@ -17,6 +17,7 @@ from jeito.engines.gguf_header import Header, Omitted, read_header
 from jeito.engines.needs import unread
 from jeito.engines.transformers import locate
 from jeito.errors import InputError, ModelError
+from jeito.preflight.gguf import HUB, SHARD, choose_gguf
 from jeito.preflight.hub import PATIENCE, WAIT, Refused, Unreachable, open_repository
 from jeito.preflight.source import (
     LONGEST_INDEX,
@@ -32,10 +33,8 @@ from jeito.preflight.vocabulary import count_tokens
 from jeito.types import Value
 
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
-SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin|gguf)")
 # Room that headers of shards take beside their tensors: names, shapes and offsets, padded.
 _HEADER_ROOM = 1024
-_HUB = re.compile(r"([\w.-]+/[\w.-]+?)(?::([\w.-]+))?")
 T = TypeVar("T")
 
 
@@ -56,6 +55,7 @@ class Facts(Value):
     asked: str
     place: Literal["hub", "cache", "folder", "file"]
     files: dict[str, int | None]
+    digests: dict[str, str] = Field(default_factory=dict)
     revision: str | None = None
     refused: Refused | None = None
     away: str | None = None
@@ -94,9 +94,17 @@ class Facts(Value):
 
 
 def find(
-    target: str, revision: str | None = None, *, headers: bool = False, wait: float = WAIT, patience: float = PATIENCE
+    target: str,
+    revision: str | None = None,
+    *,
+    headers: bool = False,
+    fresh: bool = False,
+    wait: float = WAIT,
+    patience: float = PATIENCE,
 ) -> Facts:
-    """The facts of `demo`, FILE.gguf, a folder or ORG/NAME[:QUANTISATION]; `headers`: of every weight file.
+    """The facts of `demo`, FILE.gguf, a folder or ORG/NAME[:QUANTISATION].
+
+    `headers`: of every weight file. `fresh`: by the hub's files, not by what the cache holds of them.
 
     Raises ModelError for what names no model, and where neither hub nor cache answers.
     """
@@ -109,18 +117,18 @@ def find(
         if revision:
             raise InputError(f"what lies here has no revision {revision!r}", hint=f"jeito check {target}")
         return _local(target, path, headers=headers)
-    match = _HUB.fullmatch(target)
+    match = HUB.fullmatch(target)
     if not match or target.endswith(".gguf"):
         raise ModelError(f"there is no file and no folder {target!r}", hint="a folder, FILE.gguf or ORG/NAME")
     name, quantisation = match[1], match[2]
     try:
-        repository = open_repository(name, revision, wait=wait, patience=patience)
+        repository = open_repository(name, revision, fresh=fresh, wait=wait, patience=patience)
     except Unreachable as away:
         return _cached(target, name, revision, quantisation, away)
     found = _Reader(repository, quantisation=quantisation).read(headers=headers)
     return Facts(
         **found, reference=target, asked=name, name=repository.name, place="hub", revision=repository.revision or None,
-        refused=repository.refused, gated=repository.gated,
+        digests=dict(repository.digests), refused=repository.refused, gated=repository.gated,
         private=repository.private, **_card(repository.card), requests=repository.requests, bytes=repository.received,
     )  # fmt: skip
 
@@ -143,8 +151,9 @@ def _cached(target: str, name: str, revision: str | None, quantisation: str | No
     try:
         folder, _ = locate(name, revision)
     except ModelError as error:
-        raise ModelError(f"{away}, and its cache has no {name!r}", hint=error.hint) from away
-    found = _Reader(FolderSource(folder), quantisation=quantisation).read(headers=True)
+        raise ModelError(f"{away}, and its cache has no {name!r}", hint=away.hint or error.hint) from away
+    names = tuple(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = _Reader(FolderSource(folder, names), quantisation=quantisation).read(headers=True)
     return Facts(
         **found, reference=target, asked=name, name=name, place="cache", revision=folder.name, away=str(away),
         **_readme(folder),
@@ -190,12 +199,15 @@ class _Reader:
     def read(self, *, headers: bool) -> dict[str, Any]:
         """Keywords of Facts."""
         chosen = choose_gguf(self.names, self.quantisation)
+        if self.quantisation:  # of which no other file says anything
+            found: dict[str, Any] = {"files": dict(self.source.files), "quantisation": self.quantisation}
+            return found | (self._gguf(chosen) if chosen else {}) | {"unreadable": self.unreadable}
         config = self._object("config.json")
         tokenizer = self._object("tokenizer_config.json") or {}
         if not {"eos_token", "bos_token"} <= tokenizer.keys():
             tokenizer = (self._object("special_tokens_map.json") or {}) | tokenizer
         index = self._index()
-        found: dict[str, Any] = {
+        found = {
             "files": dict(self.source.files),
             "config": config,
             "generation": self._object("generation_config.json") or {},
@@ -204,7 +216,6 @@ class _Reader:
             "template": self._template(tokenizer),
             "index": index,
             "headers": self._headers(index, always=headers),
-            "quantisation": self.quantisation,
             "vocabulary": count_tokens(self.source, self.names, tokenizer, self._try),
         }
         if chosen and not (config and self._has_weights()):
@@ -237,7 +248,8 @@ class _Reader:
         return any(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in self.names)
 
     def _index(self) -> Index | None:
-        file = next((name for name in (INDEX, PICKLE_INDEX) if name in self.names), None)
+        safe = any(name.endswith(".safetensors") and "/" not in name for name in self.names)
+        file = next((name for name in ((INDEX,) if safe else (INDEX, PICKLE_INDEX)) if name in self.names), None)
         raw = self._try(file, lambda: read_object(self.source, file, LONGEST_INDEX)) if file else None
         entries = raw.get("weight_map") if raw else None
         if not file or not raw or not isinstance(entries, dict) or not entries:
@@ -288,16 +300,6 @@ class _Reader:
 def is_safe(name: str) -> bool:
     """Does a file name stay within its repository?"""
     return not (name.startswith(("/", "\\", "~")) or ".." in re.split(r"[/\\]", name) or ":" in name or "\0" in name)
-
-
-def choose_gguf(names: list[str], quantisation: str | None) -> list[str]:
-    """The parts of the GGUF that a quantisation names; without one, of the only one there is, else of none."""
-    ggufs = sorted(name for name in names if name.endswith(".gguf") and "mmproj" not in name)
-    if quantisation:
-        word = re.compile(rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])", re.IGNORECASE)
-        ggufs = [name for name in ggufs if word.search(name)]
-    whole = {(match[1] if (match := SHARD.fullmatch(name)) else name) for name in ggufs}
-    return ggufs if len(whole) == 1 else []
 
 
 def _sizes_settle(index: Index, sizes: Mapping[str, int | None]) -> bool:

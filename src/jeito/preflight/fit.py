@@ -13,7 +13,7 @@ from jeito.engines.weights import SIZES
 from jeito.errors import InputError
 from jeito.preflight.find import Facts
 from jeito.preflight.loads import Past
-from jeito.preflight.running import shards_of
+from jeito.preflight.running import weight_files
 from jeito.preflight.speed import Bandwidth
 from jeito.types import Several, Value
 
@@ -70,7 +70,7 @@ class Fit(Value):
 def outline_of(facts: Facts) -> Outline | GgufOutline | None:
     """What decides a model's memory; none where the headers that say it were not read, or could not be."""
     if facts.gguf is not None and facts.gguf_file:
-        sizes = [facts.files.get(name) or 0 for name in shards_of(facts)]
+        sizes = [facts.files.get(name) or 0 for name in weight_files(facts)]
         return GgufOutline(facts.name, facts.gguf, sum(sizes) - facts.gguf_header, facts.gguf_unread)
     tensors = [tensor for header in facts.headers.values() for tensor in header.tensors]
     return Outline(facts.name, facts.config, tensors) if facts.config is not None and tensors else None

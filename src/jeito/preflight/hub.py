@@ -1,10 +1,12 @@
 """A repository of the hub, by huggingface_hub: its metadata, and parts of its files. Downloads no weights.
 
-What the hub's cache holds of the same revision is read there. The only file of this room that imports huggingface_hub.
+What the hub's cache holds of the same revision is read there. huggingface_hub is imported here, and for its cache by
+fetch.py and shelf.py.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +17,9 @@ from jeito.home import hub_endpoint, hub_is_offline
 from jeito.preflight.source import FolderSource, Unreadable
 
 if TYPE_CHECKING:
+    from httpx2 import Response
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
 
 # Seconds: for the next bytes to come, and for one whole read.
 WAIT, PATIENCE = 10.0, 60.0
@@ -42,10 +46,12 @@ class Repository:
     name: str
     revision: str
     files: Mapping[str, int | None]
+    digests: Mapping[str, str] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
     disabled: bool = False
     card: Mapping[str, Any] = field(default_factory=dict)
+    fresh: bool = False
     wait: float = WAIT
     patience: float = PATIENCE
     requests: int = 0
@@ -61,7 +67,7 @@ class Repository:
             length = min(length, size - start)
         if length <= 0:
             return b""
-        kept = try_to_load_from_cache(self.name, name, revision=self.revision)
+        kept = None if self.fresh else try_to_load_from_cache(self.name, name, revision=self.revision)
         if isinstance(kept, str):
             return FolderSource(Path(kept).parent, (Path(kept).name,)).read(Path(kept).name, start, length)
         found = self._fetch(name, start, length)
@@ -88,16 +94,11 @@ class Repository:
             raise Unreadable(f"the hub breaks off while it sends {name!r}: {error}") from error
 
     def _ask(self, name: str, start: int, length: int) -> bytes:
-        from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
-        url = hf_hub_url(self.name, name, revision=self.revision, endpoint=hub_endpoint())
-        headers = build_hf_headers(library_name="jeito") | {
-            "Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "identity",
-        }  # fmt: skip
         late = time.monotonic() + self.patience
         found = bytearray()
-        with get_session().stream("GET", url, headers=headers, timeout=self.wait, follow_redirects=True) as response:
+        with ask(self.name, self.revision, name, f"{start}-{start + length - 1}", self.wait) as response:
             self.requests += 1 + len(response.history)
             hf_raise_for_status(response)
             skipped = start if response.status_code == 200 else 0
@@ -113,7 +114,21 @@ class Repository:
         return bytes(found[skipped : skipped + length])
 
 
-def open_repository(name: str, revision: str | None, *, wait: float = WAIT, patience: float = PATIENCE) -> Repository:
+@contextmanager
+def ask(name: str, revision: str, file: str, part: str, wait: float) -> Iterator["Response"]:
+    """One request for part of a file, `0-99` or `100-`; the hub's store is followed to, without the token."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    url = hf_hub_url(name, file, revision=revision, endpoint=hub_endpoint())
+    headers = build_hf_headers(library_name="jeito") | {"Range": f"bytes={part}", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", url, headers=headers, timeout=wait, follow_redirects=True) as response:
+        yield response
+
+
+def open_repository(
+    name: str, revision: str | None, *, fresh: bool = False, wait: float = WAIT, patience: float = PATIENCE
+) -> Repository:
     """What the hub says of a repository, in one request; raises ModelError, and Unreachable where the cache may help.
 
     One that is absent or refuses comes back without files, and with why.
@@ -132,7 +147,7 @@ def open_repository(name: str, revision: str | None, *, wait: float = WAIT, pati
     except ModuleNotFoundError as error:
         raise ModelError(f"{name!r} is looked for on the hub by huggingface_hub", hint=INSTALL) from error
     if hub_is_offline():
-        raise Unreachable("HF_HUB_OFFLINE is set: the hub is not asked", hint=f"hf download {name}")
+        raise Unreachable("HF_HUB_OFFLINE is set: the hub is not asked", hint="unset HF_HUB_OFFLINE")
     api = HfApi(endpoint=hub_endpoint(), library_name="jeito")
     try:
         info = api.model_info(name, revision=revision, files_metadata=True, timeout=wait)
@@ -148,7 +163,7 @@ def open_repository(name: str, revision: str | None, *, wait: float = WAIT, pati
     except HfHubHTTPError as error:
         raise _answered(error.response.status_code, error.response.headers.get("Retry-After")) from error
     except OfflineModeIsEnabled as error:
-        raise Unreachable("HF_HUB_OFFLINE is set: the hub is not asked", hint=f"hf download {name}") from error
+        raise Unreachable("HF_HUB_OFFLINE is set: the hub is not asked", hint="unset HF_HUB_OFFLINE") from error
     except (httpx2.HTTPError, OSError) as error:
         raise Unreachable(f"the hub at {hub_endpoint()} does not answer: {error}", hint="HF_ENDPOINT") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -159,15 +174,21 @@ def open_repository(name: str, revision: str | None, *, wait: float = WAIT, pati
         name=info.id,
         revision=info.sha or revision or "main",
         files={sibling.rfilename: sibling.size for sibling in info.siblings or ()},
+        digests={sibling.rfilename: digest for sibling in info.siblings or () if (digest := _digest(sibling))},
         gated=bool(info.gated),
         private=bool(info.private),
         disabled=bool(info.disabled),
         card=dict(vars(info.card_data)) if info.card_data else {},
+        fresh=fresh,
         wait=wait,
         patience=patience,
         requests=1,
         refused=Refused("disabled", "the hub has disabled it") if info.disabled else None,
     )
+
+
+def _digest(sibling: "RepoSibling") -> str | None:
+    return sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
 
 
 def _refusing(name: str, refused: Refused, requests: int) -> Repository:

@@ -8,8 +8,9 @@ from jeito.engines import llama_binding
 from jeito.engines.folder import Folder
 from jeito.engines.transformers import PACKAGES, check_architecture
 from jeito.errors import EngineError, ModelError
-from jeito.preflight.find import SHARD, Facts, choose_gguf
+from jeito.preflight.find import Facts
 from jeito.preflight.finding import Finding, found
+from jeito.preflight.gguf import SHARD, choose_gguf
 
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -29,10 +30,10 @@ _QUANTISERS = {
 
 def weights(facts: Facts) -> Iterator[Finding]:
     """Present, complete, and of a format that cannot run code when it is read."""
-    if facts.adapter is not None and not _whole_model(facts):
+    if is_adapter(facts):
         yield from _adapter(facts)
         return
-    shards = shards_of(facts)
+    shards = weight_files(facts)
     if not shards:
         yield _without_weights(facts)
         return
@@ -46,17 +47,19 @@ def weights(facts: Facts) -> Iterator[Finding]:
         yield found("weights.format", "ok", "GGUF" if shards[0].endswith(".gguf") else "safetensors")
 
 
-def _whole_model(facts: Facts) -> bool:
-    return any(name not in _ADAPTERS and name.endswith(".safetensors") for name in facts.files)
+def is_adapter(facts: Facts) -> bool:
+    """Is there an adapter, and no whole model beside it?"""
+    whole = any(name not in _ADAPTERS and name.endswith(".safetensors") for name in facts.files)
+    return facts.adapter is not None and not whole
 
 
 def _adapter(facts: Facts) -> Iterator[Finding]:
-    held = [name for name in _ADAPTERS if name in facts.files]
+    held = weight_files(facts)
     if not held:
-        yield found("weights.present", "blocker", "adapter_config.json without its weights", elsewhere=_again(facts))
+        yield found("weights.present", "blocker", "adapter_config.json without its weights", elsewhere=again(facts))
     else:
         yield found("weights.present", "ok", f"an adapter, {facts.files[held[0]] or 0:,} bytes")
-        yield _completeness(facts, held[:1])
+        yield _completeness(facts, held)
         if held[0].endswith(".bin"):
             yield found("weights.format", "blocker", f"a pickle only ({held[0]})", how="save it as safetensors")
         else:
@@ -69,12 +72,15 @@ def _adapter(facts: Facts) -> Iterator[Finding]:
         yield found("adapter.base", "blocker", "an adapter that names no base", how="ask its author for the base")
 
 
-def shards_of(facts: Facts) -> list[str]:
-    """Names of the files that make the model, whether or not they are there."""
+def weight_files(facts: Facts) -> list[str]:
+    """Names of the files that make the model, whether or not they are there; none where nothing says which."""
     names = [name for name in facts.files if "/" not in name]
     if facts.gguf_file:
-        ggufs = choose_gguf(list(facts.files), facts.quantisation)
-        return _all_parts(ggufs or [facts.gguf_file])
+        return _all_parts(choose_gguf(facts.files, facts.quantisation) or [facts.gguf_file])
+    if facts.quantisation:
+        return []
+    if is_adapter(facts):
+        return [name for name in _ADAPTERS if name in names][:1]
     if facts.index:
         return list(facts.index.shards)
     for endings in ((".safetensors",), _PICKLES):
@@ -83,7 +89,8 @@ def shards_of(facts: Facts) -> list[str]:
         if parts:
             return _all_parts(parts)
         if held:
-            return [next((name for name in held if name.startswith(("model.", "pytorch_model."))), held[0])]
+            usual = next((name for name in ("model.safetensors", "pytorch_model.bin") if name in held), None)
+            return [usual or next((name for name in held if name.startswith("model.")), held[0])]
     return []
 
 
@@ -120,24 +127,24 @@ def _without_weights(facts: Facts) -> Finding:
 
 
 def _completeness(facts: Facts, shards: list[str]) -> Finding:
-    again = _again(facts)
+    anew = again(facts)
     absent = [name for name in shards if name not in facts.files]
     if absent:
         evidence = f"{len(absent)} of {len(shards)} files are missing: {', '.join(absent[:3])}"
-        return found("weights.complete", "blocker", evidence, again=again)
+        return found("weights.complete", "blocker", evidence, again=anew)
     broken = next((facts.unreadable[name] for name in shards if name in facts.unreadable), None)
     if broken and not facts.refused:
-        return found("weights.complete", "blocker", broken, again=again)
+        return found("weights.complete", "blocker", broken, again=anew)
     for name, header in facts.headers.items():
         size = facts.files.get(name)
         if name in shards and size is not None and size != header.size:
             how = "is cut short" if size < header.size else "is longer than its header says"
-            return found("weights.complete", "blocker", f"{name} {how}: {size:,} of {header.size:,} bytes", again=again)
+            return found("weights.complete", "blocker", f"{name} {how}: {size:,} of {header.size:,} bytes", again=anew)
     empty = [name for name in shards if facts.files[name] == 0]
     if empty:
-        return found("weights.complete", "blocker", f"{empty[0]} is empty", again=again)
+        return found("weights.complete", "blocker", f"{empty[0]} is empty", again=anew)
     if shards[0].endswith(".safetensors") and len(shards) > 1 and not facts.index:
-        return found("weights.complete", "blocker", "shards without their index", again=again)
+        return found("weights.complete", "blocker", "shards without their index", again=anew)
     read = [name for name in shards if name in facts.headers or name == facts.gguf_file]
     settled = f"headers of {len(read)} files agree with their sizes" if read else "sizes agree with the index"
     if not read and not (facts.index and facts.index.bytes is not None):
@@ -145,10 +152,11 @@ def _completeness(facts: Facts, shards: list[str]) -> Finding:
     return found("weights.complete", "ok", settled)
 
 
-def _again(facts: Facts) -> str:
+def again(facts: Facts) -> str:
+    """How to get files anew of which some are missing or broken."""
     if facts.place == "hub":
-        return f"tell its author, or take an earlier revision: {facts.name}#REVISION"
-    return f"hf download {facts.name}" if facts.place == "cache" else "copy it again from the model's source"
+        return f"jeito pull {facts.name}; if that says the same, tell its author, or take {facts.name}#ANOTHER-REVISION"
+    return f"jeito pull {facts.name}" if facts.place == "cache" else "copy it again from the model's source"
 
 
 def engine(facts: Facts) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from jeito.engines.demo import PACKAGE, demo_file
 from jeito.engines.weights import find_weights
 from jeito.errors import InputError, ModelError, nearest
 from jeito.home import home
+from jeito.preflight.gguf import ggufs_in, is_all_gguf
 from jeito.trace.log import Log
 from jeito.types import Value
 
@@ -169,15 +170,23 @@ def _hub(ran: dict[str, _Ran]) -> Iterator[Kept]:
         return
     for repo in sorted((repo for repo in repos if repo.repo_type == "model"), key=lambda repo: str(repo.repo_id)):
         for revision in sorted(repo.revisions, key=lambda revision: str(revision.commit_hash)):
-            named = {f"{repo.repo_id}#{ref}" for ref in (*revision.refs, revision.commit_hash)}
+            model = _typed(repo.repo_id, Path(revision.snapshot_path))
+            models = {repo.repo_id, model}
+            named = {f"{one}#{ref}" for one in models for ref in (*revision.refs, revision.commit_hash)}
             if "main" in revision.refs:  # which a name without a revision means
-                named.add(repo.repo_id)
+                named |= models
             used = [ran[name] for name in named & ran.keys()]
             yield _kept(
-                repo.repo_id, "hub", Path(revision.snapshot_path), int(revision.size_on_disk),
+                model, "hub", Path(revision.snapshot_path), int(revision.size_on_disk),
                 _Ran(max(one.last for one in used), sum(one.runs for one in used)) if used else None,
                 revision=revision.commit_hash, touched=_iso(max(repo.last_accessed, revision.last_modified)),
             )  # fmt: skip
+
+
+def _typed(name: str, snapshot: Path) -> str:
+    """What to type for a snapshot: where all it has to run is one GGUF, that."""
+    words = list(ggufs_in(snapshot))
+    return f"{name}:{words[0]}" if len(words) == 1 and is_all_gguf(snapshot) else name
 
 
 def _named(ran: dict[str, _Ran]) -> Iterator[Kept]:
@@ -192,7 +201,7 @@ def _named(ran: dict[str, _Ran]) -> Iterator[Kept]:
 
 def _precision(path: Path) -> tuple[str | None, str | None]:
     """What most of a model's values are kept in, by its files' headers; or why that cannot be said."""
-    ggufs = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+    ggufs = [path] if path.suffix == ".gguf" else [path / parts[0] for parts in ggufs_in(path).values()]
     try:
         if ggufs:
             return ", ".join(sorted({llama_file.read_card(file).precision for file in ggufs})), None

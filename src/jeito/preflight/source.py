@@ -37,7 +37,9 @@ class FolderSource:
     def __init__(self, path: Path, only: tuple[str, ...] | None = None) -> None:
         self.path = path
         found = (file for file in path.iterdir() if file.is_file()) if only is None else (path / name for name in only)
-        self.files: dict[str, int | None] = {file.name: file.stat().st_size for file in sorted(found)}
+        self.files: dict[str, int | None] = {
+            file.relative_to(path).as_posix(): file.stat().st_size for file in sorted(found)
+        }
 
     def read(self, name: str, start: int, length: int) -> bytes:
         try:

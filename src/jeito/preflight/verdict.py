@@ -10,7 +10,7 @@ from jeito.preflight.find import Facts, is_safe
 from jeito.preflight.finding import Finding, found
 from jeito.preflight.fit import outline_of, precisions_of
 from jeito.preflight.prompting import template, tokens
-from jeito.preflight.running import engine, weights
+from jeito.preflight.running import again, engine, weights
 from jeito.preflight.speed import Bandwidth
 
 # A licence that says no to common uses, by words in its name.
@@ -79,8 +79,7 @@ def files(facts: Facts) -> Iterator[Finding]:
     broken = {name: why for name, why in facts.unreadable.items() if not name.endswith((".safetensors", ".gguf"))}
     if broken and not facts.refused:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        again = f"hf download {facts.name}" if facts.place != "folder" else "copy it again from the model's source"
-        yield found("files.readable", "blocker", next(iter(broken.values())) + more, again=again)
+        yield found("files.readable", "blocker", next(iter(broken.values())) + more, again=again(facts))
 
 
 def terms(facts: Facts) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from jeito.engines.base import AS_FOUND, Card, Engine, Loading
 from jeito.engines.demo import demo_file
 from jeito.errors import InputError, ModelError, nearest
 from jeito.preflight import loads
+from jeito.preflight.gguf import HUB, cached_gguf
 from jeito.preflight.knowledge import Fact, facts_of_folder, facts_of_gguf
 from jeito.run.health import check_health
 
@@ -84,8 +85,8 @@ def _again(target: str) -> str:
     """How to get a model anew whose weights are broken."""
     if os.path.isfile(os.path.expanduser(target)):
         return f"does its source tell the same digest? sha256sum {shlex.quote(target)}"
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", target) and not os.path.isdir(target):
-        return f"hf download {target} --force-download"
+    if HUB.fullmatch(target) and not os.path.isdir(target):
+        return f"jeito pull {target}"
     return "get its files again from where they came from"
 
 
@@ -147,7 +148,9 @@ def engine_of(reference: Reference) -> str:
     if reference.target == "toy":
         return "toy"
     is_gguf = reference.target == "demo" or reference.target.endswith(".gguf")
-    return "llamacpp" if is_gguf and reference.precision in (None, "auto") else "transformers"
+    if is_gguf and reference.precision in (None, "auto"):
+        return "llamacpp"
+    return "llamacpp" if cached_gguf(reference.target, reference.within) else "transformers"
 
 
 def _engine(reference: Reference, loading: Loading, notify: Callable[[str], None]) -> Engine:
@@ -175,18 +178,21 @@ def _refuse_servers(reference: Reference) -> None:
 def _folder(reference: Reference) -> str:
     """What the transformers engine takes: `demo`, a folder, ORG/NAME."""
     _refuse_servers(reference)
-    if reference.target.endswith(".gguf"):
-        raise InputError(f"{reference.target!r} is a GGUF file, which llama.cpp runs", hint=f"-m {reference.target}")
+    if reference.target.endswith(".gguf") or cached_gguf(reference.target, reference.within):
+        raise InputError(f"{reference.target!r} is a GGUF, which llama.cpp runs", hint=f"-m {reference.target}")
     if reference.within and reference.target == "demo":
         raise InputError("the demo model has one revision", hint="-m demo@transformers")
     return reference.target
 
 
 def _file(reference: Reference) -> Path:
-    """What the llama.cpp engine takes: `demo`, or a GGUF file."""
+    """What the llama.cpp engine takes: `demo`, a GGUF file, or one in the hub's cache."""
     _refuse_servers(reference)
     if reference.precision not in (None, "auto"):
         raise InputError(f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}")
+    found = cached_gguf(reference.target, reference.within)
+    if found:
+        return found
     if reference.within:
         raise InputError(f"a file has nothing to select with #{reference.within}", hint=f"-m {reference.target}")
     return demo_file() if reference.target == "demo" else Path(os.path.expanduser(reference.target))
