@@ -734,7 +734,7 @@ def test_two_behaviours_share_the_passes_of_a_hugging_face_model(llama: Transfor
     assert trace.environment["weights"].keys() == {"float32"}
     assert trace.environment["load_seconds"] > 0
     memory = trace.environment["memory"]
-    assert memory.keys() == {"load", "prefill", "decode"}
+    assert memory.keys() == {"start", "load", "prefill", "decode"}
     assert all(found["resident_peak"] > 0 for found in memory.values())
 
 

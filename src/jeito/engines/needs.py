@@ -6,6 +6,7 @@ of llama.cpp: what they take besides was measured (`bench/fit.py`).
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -73,12 +74,15 @@ class Layers(NamedTuple):
         return ", ".join(parts) or "none"
 
 
-class Outline(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outline:
     """What decides the memory that a transformers model takes: its config.json, and its tensors by their headers."""
 
     name: str
     config: Mapping[str, Any]
     tensors: Sequence[Tensor]
+    _counted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was found of thousands of tensors, so that it is counted once."""
 
     def layers(self) -> Layers:
         return layers_of(language_part(self.config))
@@ -98,22 +102,28 @@ class Outline(NamedTuple):
         work = BATCH * (6 * width + 3 * inner) * each + BATCH * context * each + slots * vocabulary * (each + 4)
         weights = self.weights(precision)
         texts = self.token_bytes(precision) * context * slots
-        load, mapped, beside = self._load(precision, weights, device)
+        if (precision, device) not in self._counted:
+            self._counted[precision, device] = self._load(precision, weights, device)
+        load, mapped, beside = self._counted[precision, device]
         peak = max(load, weights + beside + texts + work) + TORCH_BESIDE
         return Need(weights, texts, work, load, mapped, TORCH_BESIDE, peak)
 
     def weights(self, precision: str) -> int:
         """Bytes of all tensors in memory; of files that are quantised already, as they are."""
-        if precision not in BYTES:
-            return sum(tensor.parameters * SIZES.get(tensor.dtype, 1) for tensor in self.tensors)
-        return footprint(self.tensors, self.config, precision)
+        return sum(self.by_class(precision).values())
 
     def by_class(self, precision: str) -> dict[str, int]:
         """The same, by what the tensors are for."""
-        found: dict[str, int] = {}
-        for word, tensors in groupby(sorted(self.tensors, key=_class_of), _class_of):
-            found[word] = Outline(self.name, self.config, list(tensors)).weights(precision)
+        if precision not in self._counted:
+            grouped = groupby(sorted(self.tensors, key=_class_of), _class_of)
+            self._counted[precision] = {word: self._bytes(list(tensors), precision) for word, tensors in grouped}
+        found: dict[str, int] = self._counted[precision]
         return found
+
+    def _bytes(self, tensors: Sequence[Tensor], precision: str) -> int:
+        if precision not in BYTES:
+            return sum(tensor.parameters * SIZES.get(tensor.dtype, 1) for tensor in tensors)
+        return footprint(tensors, self.config, precision)
 
     def read(self, precision: str) -> int:
         """Bytes of weights that computing one token reads: of embeddings one row, of experts those that act."""
@@ -133,7 +143,7 @@ class Outline(NamedTuple):
         if precision in ("nf4", "int8"):
             # A matrix is made float32 before it is quantised; what is not quantised is copied at the end.
             matrices = [tensor for tensor in self.tensors if is_quantised(tensor)]
-            made = Outline(self.name, self.config, matrices).weights(precision)
+            made = self._bytes(matrices, precision)
             most = max((tensor.parameters for tensor in matrices), default=0)
             return file + max(weights, made + 4 * most), file, 0
         kinds = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
@@ -149,8 +159,7 @@ class Outline(NamedTuple):
         tied = self.config.get("tie_word_embeddings", language_part(self.config).get("tie_word_embeddings"))
         if tied or not any(tensor.name.endswith("lm_head.weight") for tensor in self.tensors):
             return 0
-        inputs = [tensor for tensor in self.tensors if re.search(_INPUT, tensor.name)]
-        return Outline(self.name, self.config, inputs).weights(precision)
+        return self._bytes([tensor for tensor in self.tensors if re.search(_INPUT, tensor.name)], precision)
 
 
 class GgufOutline(NamedTuple):
