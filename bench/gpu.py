@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from footprint import make
+from fit import make
 from hugging_face import RAGGED, Bench, ratios
 
 from jeito.engines.base import Loading, Row
@@ -41,7 +41,7 @@ def write(folder: Path, shape: dict[str, int], device: str) -> None:
     from safetensors.torch import save_file
     from transformers import MistralConfig
 
-    make(folder, {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 600})  # tokenizer
+    make(folder, "Llama", {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 600})
     (folder / "model.safetensors").unlink()
     config = MistralConfig(**shape, sliding_window=None, bos_token_id=256, eos_token_id=257, tie_word_embeddings=False)
     config.architectures, config.dtype = ["MistralForCausalLM"], torch.bfloat16
