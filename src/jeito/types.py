@@ -1,8 +1,9 @@
 """Values that cross rooms. Frozen, strict, saved as JSON; they know nothing of engines, files or screens."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 
@@ -80,6 +81,45 @@ class Sampling(Value):
         return stop
 
 
+class Output(Value):
+    """The contract that an answer must meet: one of these at most; text when none."""
+
+    json_schema: dict[str, JsonValue] | None = None
+    regex: str | None = Field(default=None, min_length=1)
+    choice: Several[str] | None = Field(default=None, min_length=1, description="the whole answer is one of these")
+    lark: str | None = Field(default=None, min_length=1, description="a grammar in Lark's notation")
+
+    @model_validator(mode="after")
+    def _one_at_most(self) -> Self:
+        given = self.kinds()
+        if len(given) > 1:
+            sentence, hint = f"output takes only one of {', '.join(given)}", f"one is switched off by {given[0]}: null"
+            raise PydanticCustomError("behaviour", "{sentence}", {"sentence": sentence, "hint": hint})
+        return self
+
+    def kinds(self) -> list[str]:
+        return [kind for kind in type(self).model_fields if getattr(self, kind) is not None]
+
+
+class Thinking(Value):
+    """What a model writes before its answer: between which marks, and for how long.
+
+    Without marks they are the model's own, where it has any.
+    """
+
+    open: str | None = Field(default=None, min_length=1)
+    close: str | None = Field(default=None, min_length=1)
+    budget: int | None = Field(default=None, ge=0, description="tokens; then it is closed")
+
+
+class Repetition(Value):
+    """A loop: a stretch of at most `tokens` tokens that comes `times` times in a row, `tokens` tokens long in all."""
+
+    action: Literal["stop"] = "stop"
+    tokens: int = Field(default=24, ge=1, le=1024)
+    times: int = Field(default=4, ge=2)
+
+
 class Request(Value):
     """What a model is asked for: a whole conversation, and every value already decided."""
 
@@ -87,6 +127,14 @@ class Request(Value):
     system: str = ""
     placement: Placement = "system"
     sampling: Sampling = Sampling()
+    output: Output | None = None
+    reasoning: Thinking = Thinking()
+    tools: Several[dict[str, JsonValue]] = Field(default=(), description="as OpenAI has them")
+    tool_choice: str = Field(default="auto", description="auto, none, required, or a tool's name")
+    parallel_calls: bool = Field(default=True, description="several calls in one reply")
+    dialect: str = "auto"
+    repetition: Repetition | None = Field(default=None, description="the loop that ends the reply")
+    refuse_empty: bool = Field(default=False, description="no end before something was said")
     logprobs: int | None = Field(
         default=None, ge=0, le=100, description="likeliest tokens to report; none: no logprobs"
     )
@@ -110,7 +158,7 @@ class Usage(Value):
         default=0, description="of the prompt, not computed again; none: broken off, so not said"
     )
     generated: int = 0
-    forced: int = 0
+    forced: int = Field(default=0, description="of the generated, those that could be no others: never drawn")
 
 
 class Seconds(Value):
@@ -141,14 +189,24 @@ class Alternative(Value):
     logprob: float
 
 
+class CallPiece(Value):
+    """What became sure of a call: its name where it begins, then its arguments as JSON text, piece by piece."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
 class Token(Value):
-    """One token of a reply. `text` is what became safe to show with it, so it can be empty."""
+    """One token of a reply. `text` is what became safe to show of the answer with it, so it can be empty."""
 
     id: int
     text: str
+    reasoning: str = Field(default="", description="the same of what was thought before the answer")
     logprob: float | None = Field(default=None, description="in the model's own distribution")
     drawn: float | None = Field(default=None, description="log-probability after bias, penalties and cuts")
     forced: bool = False
+    calls: Several[CallPiece] = ()
     top: Several[Alternative] = ()
 
 
@@ -158,6 +216,10 @@ class End(Value):
     finish: Finish
     why: str | None = None
     text: str = Field(default="", description="text held back until now")
+    reasoning: str = ""
+    notes: Several[str] = Field(default=(), description="for the receipt: what was decided on the way")
+    calls: Several[ToolCall] = ()
+    unreadable: Several[str] = Field(default=(), description="why calls could not be read")
     usage: Usage = Usage()
     seconds: Seconds = Seconds()
     memory: dict[str, dict[str, int]] = Field(
@@ -190,6 +252,30 @@ class Receipt(Value):
     notes: Several[str] = ()
 
 
+class Step(Value):
+    """One call and what came of it. `permitted`: what a person said, where one was asked."""
+
+    call: ToolCall
+    result: str
+    error: bool = False
+    seconds: float = 0.0
+    permitted: bool | None = None
+    run: "Trace | None" = Field(default=None, description="of a tool that is a behaviour")
+
+
+class Turn(Value):
+    """One reply of a run with tools. `tokens`: how many of the trace's are its own, after those of turns before."""
+
+    prompt_digest: str
+    answer: str
+    reasoning: str = ""
+    tokens: int
+    finish: Finish
+    usage: Usage
+    steps: Several[Step] = ()
+    repair: str | None = Field(default=None, description="what the model was told was wrong with it")
+
+
 class Trace(Value):
     """One run, whole: what was asked, what came, why it ended. `answer` is the text that was shown."""
 
@@ -206,6 +292,7 @@ class Trace(Value):
     answer: str = ""
     reasoning: str = ""
     calls: Several[ToolCall] = ()
+    turns: Several[Turn] = Field(default=(), description="of a run with tools or repairs: each reply, the last one too")
     finish: Finish | None = Field(default=None, description="none: still running, or its process died")
     why: str | None = None
     tokens: Several[Token] = ()

@@ -10,6 +10,7 @@ EXACT = {
     "conservador": {"temperature": 0.3, "top_p": 0.8, "repetition_penalty": 1.2},
     "agente_tecnico": {"temperature": 0.2, "top_p": 0.7, "repetition_penalty": 1.25},
 }
+AGENTS = {"agente": "agent", "revisor": "reviewer", "equipe": "team"}
 TWINS = {"creative": "criativo", "conservative": "conservador", "technical": "agente_tecnico"}
 
 
@@ -34,6 +35,18 @@ def test_a_twin_differs_in_words_alone(name):
     assert twin.places["sampling.temperature"].file == twin.chain[1]
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_differs_from_its_english_twin_in_words_and_in_whom_it_asks(name):
+    original, twin = load(name).behaviour, load(AGENTS[name]).behaviour
+    assert (original.language, twin.language) == ("pt-BR", "en")
+    kept = {"sampling", "limits", "tool_choice", "parallel_calls"}
+    assert original.model_dump(include=kept) == twin.model_dump(include=kept)
+    assert original.system != twin.system
+    for behaviour in (original, twin):
+        asked = [load(tool.use.partition(":")[2]).behaviour for tool in behaviour.tools if ":" in tool.use]
+        assert all(one.language == behaviour.language for one in asked)
+
+
 def test_plain_is_the_model_as_it_is():
     behaviour = load("plain").behaviour
     assert behaviour.system == ""
@@ -45,7 +58,7 @@ def test_everything_in_the_library_loads_and_describes_itself(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JEITO_HOME", str(tmp_path))
     listed = names()
-    assert {*EXACT, *TWINS, "plain"} <= {listing.name for listing in listed}
+    assert {*EXACT, *TWINS, *AGENTS, *AGENTS.values(), "plain"} <= {listing.name for listing in listed}
     for listing in listed:
         assert (listing.where, listing.error) == ("library", None)
         assert listing.description

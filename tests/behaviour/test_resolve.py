@@ -11,7 +11,7 @@ from jeito.engines.base import SAMPLING_KNOBS
 from jeito.errors import InputError, ModelError, UnsupportedError
 from jeito.types import Message, Sampling, Sourced
 
-EVERYTHING = SAMPLING_KNOBS | {"contract", "tools", "adapters", "steering", "reasoning", "guard", "overflow"}
+EVERYTHING = SAMPLING_KNOBS | {"contract", "tools", "adapters", "steering", "reasoning", "guard", "repair", "overflow"}
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ DEMANDING = Behaviour(
     adapter=[{"path": "x"}],
     steering=[{"vector": "x"}],
     reasoning={"budget": 1, "show": True},
-    guard={"repetition": {}, "repair": 2, "overflow": "drop_oldest"},
+    guard={"repetition": {}, "repair": 2, "overflow": "drop_oldest", "empty": "refuse"},
 )
 
 
@@ -169,7 +169,8 @@ def test_all_that_a_model_lacks_is_named_at_once():
     with pytest.raises(UnsupportedError) as caught:
         settle(DEMANDING, abilities=frozenset({"temperature", "seed"}))
     assert str(caught.value) == (
-        "this model cannot honour adapters, contract, dry, guard, overflow, reasoning, steering, tools, top_n_sigma=1.0"
+        "this model cannot honour adapters, contract, dry, guard, overflow, reasoning, repair, steering, tools, "
+        "top_n_sigma=1.0"
     )
     assert "--allow-unsupported" in caught.value.hint
 
@@ -180,7 +181,7 @@ def test_what_is_allowed_to_be_unsupported_is_left_out_and_said():
     assert resolved.behaviour.needs() == {"temperature"}
     assert resolved.behaviour.tool_choice == "auto"
     assert not resolved.behaviour.reasoning.show
-    assert len(resolved.unsupported) == 9
+    assert len(resolved.unsupported) == 10
     assert "this model cannot honour top_n_sigma=1.0" in resolved.unsupported
     assert resolved.values["top_n_sigma"] == Sourced(value=0.0, source="neutral")
     assert resolved.values["dry"] == Sourced(value=None, source="neutral")
@@ -190,7 +191,9 @@ def test_what_is_allowed_to_be_unsupported_is_left_out_and_said():
 
 def test_a_guard_that_is_half_supported_keeps_that_half():
     without = settle(DEMANDING, abilities=EVERYTHING - {"guard"}, allow_unsupported=True).behaviour.guard
-    assert (without.repetition, without.repair, without.overflow) == (None, 0, "drop_oldest")
+    assert (without.repetition, without.empty, without.repair, without.overflow) == (None, "allow", 2, "drop_oldest")
+    without = settle(DEMANDING, abilities=EVERYTHING - {"repair"}, allow_unsupported=True).behaviour.guard
+    assert (without.repetition, without.empty, without.repair) == (DEMANDING.guard.repetition, "refuse", 0)
     without = settle(DEMANDING, abilities=EVERYTHING - {"overflow"}, allow_unsupported=True).behaviour.guard
     assert (without.repetition, without.repair, without.overflow) == (DEMANDING.guard.repetition, 2, "error")
 

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from jeito.engines.demo import demo_file
@@ -60,9 +61,66 @@ def test_nothing_is_kept_where_no_log_is_wanted(jeito: Jeito, home: Path) -> Non
 
 
 def test_what_is_not_honoured_by_leave_is_said_in_the_receipt(jeito: Jeito) -> None:
-    done = jeito("ask", "hi", "-m", "toy", "--set", "output.regex=a+", "--allow-unsupported", "--receipt")
+    done = jeito("ask", "hi", "-m", "toy", "--set", "dialect=hermes", "--allow-unsupported", "--receipt")
     assert (done.code, done.out) == (0, "hi\n")
-    assert "not honoured: this model cannot honour contract" in done.err
+    assert "not honoured: this model cannot honour dialect" in done.err
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"area": {"type": "number"}, "unit": {"enum": ["cm", "m"]}},
+    "required": ["area", "unit"],
+    "additionalProperties": False,
+}
+
+
+def test_a_schema_holds_the_answer_and_the_receipt_says_where_it_comes_from(jeito: Jeito, tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(SCHEMA))
+    behaviour = tmp_path / "mine.yaml"
+    behaviour.write_text("output: {regex: 'a+'}\n")
+    trace = json.loads(jeito("ask", "hi", "-m", "toy", "-b", behaviour, "--schema", file, "--json").out)
+    assert trace["finish"] == "stop"
+    jsonschema.validate(json.loads(trace["answer"]), SCHEMA)
+    assert trace["receipt"]["values"]["output"]["source"] == "flag"
+    assert trace["receipt"]["values"]["output"]["value"]["json_schema"] == SCHEMA
+    assert trace["usage"]["forced"] == sum(token["forced"] for token in trace["tokens"]) > 0
+
+
+def test_the_technical_behaviour_answers_by_a_schema_whatever_the_seed(
+    jeito: Jeito, warm_home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(SCHEMA))
+    ask = "Give the area of a circle of radius 2 as JSON"
+    for seed in range(1, 4):
+        done = jeito("ask", "-b", "technical", ask, "--schema", file, "--json", "--seed", seed)
+        jsonschema.validate(json.loads(json.loads(done.out)["answer"]), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("{", "holds no JSON schema: EOF while parsing"),
+        ("[1]", "holds no JSON schema: Input should be a valid dictionary"),
+        ('{"name": "Ann"}', "'name' is no keyword of JSON Schema"),
+        ('{"type": "array", "uniqueItems": true}', "'uniqueItems', which replies cannot be held to"),
+        ("[" * 100_000, "recursion limit exceeded"),
+        (" " * 1_000_001, "has over 1,000,000 bytes"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_in_one_line(
+    jeito: Jeito, tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "s.json"
+    if content is not None:
+        file.write_text(content)
+    done = jeito("ask", "hi", "-m", "toy", "--schema", file)
+    error, hint = done.err.splitlines()
+    assert (done.code, done.out) == (64, "")
+    assert said in error
+    assert hint.startswith("  try: ")
 
 
 def test_a_behaviour_and_what_is_set_on_top_of_it_act(jeito: Jeito, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ BAD = {
     "the prompt is empty": ["ask", " ", "-m", "toy"],
     "18446744073709551616": ["ask", "hi", "-m", "toy", "--seed", "18446744073709551616"],
     "logprobs": ["ask", "hi", "-m", "toy", "--logprobs", "101"],
-    "contract": ["ask", "hi", "-m", "toy", "--set", "output.regex=a+"],
+    "output.regex": ["ask", "hi", "-m", "toy", "--set", "output.regex=a("],
     "'llamacp'": ["ask", "hi", "-m", "demo@llamacp"],
     "'llamacpq'": ["ask", "hi", "--engine", "llamacpq"],
     "'fp61'": ["ask", "hi", "--precision", "fp61"],

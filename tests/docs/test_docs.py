@@ -1,5 +1,6 @@
 """What the documents say is true."""
 
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 
 from jeito.behaviour.behaviour import Behaviour
 from jeito.behaviour.load import load
+from jeito.decode.schema import ENFORCED, REFUSED
 from jeito.types import Sampling
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 READMES = (ROOT / "README.md", ROOT / "README.pt-BR.md")
 BEHAVIOURS = ROOT / "docs" / "behaviours.md"
 MODELS = ROOT / "docs" / "models.md"
+CONTRACTS = ROOT / "docs" / "contracts.md"
 WITH_BEHAVIOURS = [page for page in PAGES if "\n```yaml\n" in page.read_text()]
 NOT_YET = "this model cannot honour"
 
@@ -76,7 +79,7 @@ def test_every_behaviour_in_a_page_loads(page: Path, tmp_path: Path) -> None:
         assert load(str(file)).behaviour.system
 
 
-@pytest.mark.parametrize("page", [READMES[0], BEHAVIOURS, MODELS], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [READMES[0], BEHAVIOURS, MODELS, CONTRACTS], ids=lambda page: page.name)
 def test_every_command_of_a_page_runs_in_its_order(
     page: Path, unpacked_demo: Path, warm_home: Path, tmp_path: Path
 ) -> None:
@@ -151,18 +154,43 @@ def test_every_sampling_knob_is_explained_with_its_neutral_value() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        'output={"regex": "a+"}', 'tools=["t.py:f"]', "requires.tools=true", "reasoning.budget=9",
-        "reasoning.show=true", "guard.repetition.times=2", "guard.repair=1", "dialect=hermes",
+        "reasoning.budget=9", "reasoning.show=true",
         'adapter=[{"path": "x"}]', 'steering=[{"vector": "x"}]',
     ],
 )  # fmt: skip
 def test_what_the_page_calls_refused_is_refused(change: str, tmp_path: Path) -> None:
     """When this fails because something was built: the table of docs/behaviours.md has to say so."""
-    key = re.match(r"[\w.]+", change)[0].removesuffix(".times")
+    key = re.match(r"[\w.]+", change)[0]
     assert rows(BEHAVIOURS, 5)[key][4].startswith("refused")
     done = shell(f"jeito ask hi -m toy --set '{change}'", tmp_path)
     assert done.returncode == 64
     assert NOT_YET in done.stderr
+
+
+def test_the_keywords_of_schemas_are_all_on_the_page() -> None:
+    page = CONTRACTS.read_text()
+    enforced, _, refused = page.partition("Enforced:")[2].partition("Refused by name")
+    assert set(re.findall(r"`([$\w]+)`", enforced)) >= ENFORCED
+    assert REFUSED - set(re.findall(r"`([$\w]+)`", refused)) <= {
+        "minContains", "maxContains", "dependencies", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor",
+        "contentSchema",
+    }  # fmt: skip
+
+
+def test_the_agent_of_the_tutorial_looks_up_what_was_measured(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "agents.md").read_text()
+    (tmp_path / "behaviours").mkdir()
+    (tmp_path / "thesis.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    files = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "behaviours" / "thesis.yaml").write_text(next(text for text in files if "name: thesis" in text))
+    command = re.search(r"^jeito ask -b thesis .*$", page, re.MULTILINE)[0]
+    done = shell(f"{command} --seed 1", tmp_path)
+    assert done.returncode == 0, done.stderr
+    trace = json.loads(done.stdout)
+    step = trace["turns"][0]["steps"][0]
+    assert (step["call"]["name"], step["call"]["arguments"]) == ("measurements", {"group": "base"})
+    assert step["result"] == "[12.1,11.8,12.4]"
+    assert "12.1" in trace["answer"]
 
 
 def test_the_project_speaks_of_itself_alone() -> None:

@@ -82,6 +82,18 @@ def test_a_special_tokens_name_is_that_token_only_where_it_is_asked_for(engine: 
         assert len(engine.tokens(name, special=False)) > 1
 
 
+def test_marks_are_the_tokens_that_are_no_text(engine: Engine) -> None:
+    marks = engine.marks()
+    assert engine.card.ends <= marks.keys()
+    for token, name in marks.items():
+        assert 0 <= token < engine.card.vocabulary
+        assert engine.text([token]) in (b"", name.encode())
+        if engine.card.engine != "toy":
+            assert engine.tokens(name, special=True) == [token]
+    if engine.card.name != "toy":
+        assert {"<|im_start|>", "<|im_end|>"} <= set(marks.values())
+
+
 def test_the_card_describes_the_model(engine: Engine) -> None:
     card = engine.card
     assert card.ends

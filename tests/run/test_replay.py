@@ -51,6 +51,18 @@ def test_a_run_is_followed_from_the_log_of_another_process(made_of: Make, log: L
     assert len(log.recent()) == 1  # a replay is no run of its own
 
 
+def test_a_run_under_a_contract_again_is_the_same_forced_tokens_too(demo_model: LocalModel, log: Log) -> None:
+    behaviours = ["plain+exact=true+output.choice=[\"a blue whale\", \"a bluebird\"]",
+                  "plain+exact=true+output.regex=\"It is [a-z]{3,9}, said [A-Z][a-z]{2,5}\\\\.\""]  # fmt: skip
+    runs = [
+        run(behaviour, demo_model, "What is it?", seed=seed, log=log) for behaviour in behaviours for seed in (1, 2)
+    ]
+    for _ in together(runs):
+        pass
+    assert all(one.trace.usage.forced for one in runs)
+    assert [found.verdict for found in replay(log.recent(), demo_model)] == ["same"] * 4
+
+
 def test_the_first_token_that_differs_is_named(made_of: Make) -> None:
     trace = said(made_of())
     (found,) = replay([trace], made_of(until_the_fifth_letter))

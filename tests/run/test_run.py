@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from jeito.behaviour.load import load
 from jeito.decode.local import LocalModel
 from jeito.engines.base import Logits
-from jeito.engines.toy import ToyEngine, babble, echo
+from jeito.engines.toy import END, ToyEngine, babble, echo
 from jeito.errors import BehaviourError, ContextError, EngineError, InputError, UnsupportedError
 from jeito.run.run import Run, run
 from jeito.trace.log import Log
@@ -305,12 +306,9 @@ def test_an_empty_prompt_is_refused(model: LocalModel, nothing: str | list[Messa
 
 
 NEEDS = {
-    "contract": "output: {json_schema: {type: object}}\n",
-    "tools": "tools: [shapes.py:area]\n",
     "adapters": "adapter: [{path: a.gguf}]\n",
     "steering": "steering: [{vector: v.gguf}]\n",
     "reasoning": "reasoning: {budget: 9}\n",
-    "guard": "guard: {repetition: {tokens: 4}}\n",
 }
 
 
@@ -333,6 +331,65 @@ def test_what_is_not_honoured_by_leave_is_a_line_of_the_receipt(
     assert reply.text() == "hi"
     (line,) = log.get(reply.trace.id).receipt.unsupported
     assert need in line
+
+
+def test_a_contract_is_held_to_and_its_schema_keeps_its_order(made_of: Make, log: Log, tmp_path: Path) -> None:
+    properties = "{z: {type: boolean}, a: {enum: [x, yy]}}"
+    schema = f"{{type: object, properties: {properties}, required: [z, a], additionalProperties: false}}"
+    reply = run(written(tmp_path, f"output: {{json_schema: {schema}}}\n"), made_of(), "hi", log=log, seed=1)
+    assert list(json.loads(reply.text())) == ["z", "a"]
+    kept = log.get(reply.trace.id)
+    assert kept.request.output is not None
+    assert list(kept.request.output.json_schema["properties"]) == ["z", "a"]
+    assert kept.usage.forced == sum(token.forced for token in kept.tokens) > 0
+
+
+def test_another_order_of_properties_is_another_behaviour(tmp_path: Path) -> None:
+    first, second = (
+        load(written(tmp_path, f"output: {{json_schema: {{properties: {{{order}}}}}}}\n")).behaviour
+        for order in ("a: true, b: true", "b: true, a: true")
+    )
+    assert first.output == second.output
+    assert first.fingerprint() != second.fingerprint()
+
+
+THINKS = "{# <think> </think> #}" + (
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}<assistant>"
+)
+
+
+def test_reasoning_stands_beside_the_answer_and_a_spent_budget_in_the_receipt(
+    made_of: Make, log: Log, tmp_path: Path
+) -> None:
+    model = made_of(echo)
+    model.decoder.engine.card = replace(model.decoder.engine.card, template=THINKS)
+    model = LocalModel(model.decoder.engine, "toy")
+    ask = "<think>one two three</think>four"
+    free = run("plain+temperature=0", model, ask, log=log)
+    assert free.text() == "four"
+    assert (free.trace.reasoning, free.trace.receipt.notes) == ("one two three", ())
+    held = run("plain+temperature=0+reasoning.budget=4", model, ask, log=log)
+    held.text()
+    kept = log.get(held.trace.id)
+    assert kept.reasoning == "one"
+    assert kept.receipt.notes == ("the reasoning was closed after 4 tokens, its budget",)
+    assert kept.answer.endswith("four")
+
+
+def test_a_loop_ends_a_run_where_the_behaviour_guards_against_it(made_of: Make) -> None:
+    reply = run("plain+temperature=0+guard.repetition.tokens=6", made_of(echo), "so " * 30)
+    reply.text()
+    assert (reply.trace.finish, len(reply.trace.tokens)) == ("repetition", 12)
+
+
+def test_an_empty_reply_is_refused_where_the_behaviour_says_so(made_of: Make) -> None:
+    def silent(tokens: Sequence[int]) -> Logits:
+        row = babble(tokens)
+        row[END] = 50
+        return row
+
+    assert run("plain", made_of(silent), "hi").text() == ""
+    assert run("plain+guard.empty=refuse", made_of(silent), "hi").text().strip() != ""
 
 
 def test_a_behaviour_that_needs_more_context_than_there_is_is_refused(made_of: Make, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -19,12 +19,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jeito.errors import BehaviourError
-from jeito.types import Dry, Placement, Sampling, Several, Value, Xtc
+from jeito.types import Dry, Output, Placement, Repetition, Sampling, Several, Value, Xtc
 
 SILENT = frozenset({"name", "description", "language", "requires", "checks"})
 """What no reply depends on: names, what checks look at, and what only refuses a model."""
 
-_TOOL_FILE = re.compile(r"(?!mcp:)(?P<file>.+\.py)(?P<rest>:\w+)|(?!mcp:)(?P<behaviour>.+\.ya?ml)", re.DOTALL)
+_TOOL_FILE = re.compile(
+    r"(?!mcp:)(?P<file>.+\.py)(?P<rest>:\w+)|(?!mcp:)(?:behaviour:)?(?P<behaviour>.+\.ya?ml)", re.DOTALL
+)
 
 
 class Example(Value):
@@ -32,25 +34,6 @@ class Example(Value):
 
     user: str
     assistant: str
-
-
-class Output(Value):
-    """The contract that an answer must meet: one of these at most; text when none."""
-
-    json_schema: dict[str, JsonValue] | None = None
-    regex: str | None = Field(default=None, min_length=1)
-    choice: Several[str] | None = Field(default=None, min_length=1, description="the whole answer is one of these")
-    lark: str | None = Field(default=None, min_length=1, description="a grammar in Lark's notation")
-
-    @model_validator(mode="after")
-    def _one_at_most(self) -> Self:
-        given = self.kinds()
-        if len(given) > 1:
-            raise _wrong(f"output takes only one of {', '.join(given)}", f"one is switched off by {given[0]}: null")
-        return self
-
-    def kinds(self) -> list[str]:
-        return [kind for kind in type(self).model_fields if getattr(self, kind) is not None]
 
 
 class Tool(Value):
@@ -81,17 +64,10 @@ class Reasoning(Value):
     show: bool = False
 
 
-class Repetition(Value):
-    """A loop: a stretch of at most `tokens` tokens that comes `times` times in a row."""
-
-    action: Literal["stop"] = "stop"
-    tokens: int = Field(default=24, ge=1)
-    times: int = Field(default=4, ge=2)
-
-
 class Guard(Value):
     repetition: Repetition | None = None
     overflow: Literal["error", "drop_oldest"] = Field(default="error", description="when a prompt does not fit")
+    empty: Literal["allow", "refuse"] = Field(default="allow", description="a reply that ends before it says anything")
     repair: int = Field(default=0, ge=0, description="new tries when a tool call cannot be read")
 
 
@@ -160,6 +136,7 @@ class Behaviour(Value):
     output: Output | None = Field(default=None, description="the contract that an answer must meet")
     tools: Several[Tool] = ()
     tool_choice: str = Field(default="auto", min_length=1, description="auto, none, required, or a tool's name")
+    parallel_calls: bool = Field(default=True, description="several calls in one reply")
     dialect: str = Field(default="auto", min_length=1, description="how calls and reasoning are written")
     limits: Limits = Limits()
     reasoning: Reasoning = Reasoning()
@@ -185,12 +162,14 @@ class Behaviour(Value):
         """The abilities that a model must have to behave so; a knob at its neutral value needs none."""
         asked = {
             "contract": self.output is not None and bool(self.output.kinds()),
-            "tools": bool(self.tools) or self.requires.tools,
+            "tools": bool(self.tools),
+            "a place for tools": self.requires.tools,
             "adapters": bool(self.adapter),
             "steering": bool(self.steering),
             "dialect": self.dialect != "auto",
             "reasoning": self.reasoning.budget is not None or self.reasoning.show,
-            "guard": self.guard.repetition is not None or self.guard.repair > 0,
+            "guard": self.guard.repetition is not None or self.guard.empty == "refuse",
+            "repair": self.guard.repair > 0,
             "overflow": self.guard.overflow == "drop_oldest",
         }
         knobs = {knob for knob in self.sampling.model_fields_set if not is_neutral(knob, getattr(self.sampling, knob))}
@@ -199,6 +178,8 @@ class Behaviour(Value):
     def fingerprint(self) -> str:
         """Digest of all that can change a reply, with the contents of the files it names. Raises BehaviourError."""
         said = self.model_dump(mode="json", exclude=set(SILENT))
+        if said["output"]:  # what is asked for first in a schema is written first
+            said["output"]["json_schema"] = json.dumps(said["output"]["json_schema"])
         for adapter in said["adapter"]:
             adapter["path"] = _contents(adapter["path"])
         for steering in said["steering"]:

@@ -13,7 +13,7 @@ from pydantic import JsonValue, ValidationError
 from jeito.behaviour.behaviour import Behaviour, Guard, Reasoning, is_neutral
 from jeito.behaviour.load import Loaded
 from jeito.errors import InputError, ModelError, UnsupportedError
-from jeito.types import Message, Request, Sampling, Sourced, Value
+from jeito.types import Message, Request, Sampling, Sourced, Thinking, Value
 
 _ALWAYS = ("system", "placement", "language", "guard.overflow")
 _ALONE = ("examples", "output", "tools", "adapter", "steering", "dialect")
@@ -70,7 +70,11 @@ def resolve(
 
 
 def request(
-    resolved: Resolved, ask: str | Sequence[Message], history: Sequence[Message] = (), logprobs: int | None = None
+    resolved: Resolved,
+    ask: str | Sequence[Message],
+    history: Sequence[Message] = (),
+    logprobs: int | None = None,
+    tools: Sequence[dict[str, JsonValue]] = (),
 ) -> Request:
     """The whole conversation that a model is asked to go on with. Raises InputError for an empty prompt."""
     asked = [_user(ask)] if isinstance(ask, str) else list(ask)
@@ -89,6 +93,14 @@ def request(
         system=behaviour.system,
         placement=behaviour.placement,
         sampling=resolved.sampling,
+        output=behaviour.output if behaviour.output and behaviour.output.kinds() else None,
+        tools=tuple(tools),
+        tool_choice=behaviour.tool_choice,
+        parallel_calls=behaviour.parallel_calls,
+        dialect=behaviour.dialect,
+        reasoning=Thinking(budget=behaviour.reasoning.budget),
+        repetition=behaviour.guard.repetition,
+        refuse_empty=behaviour.guard.empty == "refuse",
         logprobs=logprobs,
         drop_oldest=behaviour.guard.overflow == "drop_oldest",
     )
@@ -158,11 +170,12 @@ def _without(behaviour: Behaviour, lacking: frozenset[str]) -> Behaviour:
             changes[key] = nothing
     if "reasoning" in lacking:
         changes["reasoning"] = Reasoning()
-    if {"guard", "overflow"} & lacking:
+    if {"guard", "repair", "overflow"} & lacking:
         guard = behaviour.guard
         changes["guard"] = Guard(
             repetition=None if "guard" in lacking else guard.repetition,
-            repair=0 if "guard" in lacking else guard.repair,
+            empty="allow" if "guard" in lacking else guard.empty,
+            repair=0 if "repair" in lacking else guard.repair,
             overflow="error" if "overflow" in lacking else guard.overflow,
         )
     return behaviour.model_copy(update=changes) if changes else behaviour
@@ -191,7 +204,7 @@ def _other_values(loaded: Loaded, effective: Behaviour) -> Iterator[tuple[str, S
         leaves |= {f"{key}.{part}": (said[key][part], neutral[key][part]) for part in said[key]}
     acting = set(_ALWAYS)
     if effective.tools:
-        leaves["tool_choice"] = (said["tool_choice"], neutral["tool_choice"])
+        leaves |= {key: (said[key], neutral[key]) for key in ("tool_choice", "parallel_calls")}
         acting |= {"tool_choice", "limits.turns", "limits.calls"}
     for path, (value, default) in leaves.items():
         lost = value == default and _at(loaded.behaviour, path) != _at(effective, path)

@@ -9,8 +9,10 @@ from jeito.cli import options, show
 from jeito.errors import InputError, JeitoError, nearest
 
 if TYPE_CHECKING:
+    from jeito.behaviour.load import Loaded
     from jeito.engines.base import Loading, Model
     from jeito.run.run import Run
+    from jeito.run.tools import Toolbox
     from jeito.trace.log import Log
     from jeito.types import Message
 
@@ -27,6 +29,7 @@ def chat(
     behaviour: options.Behaviour = "plain",
     model: options.Model = "demo",
     sets: options.Set = [],  # noqa: B006 - Typer copies it
+    tools: options.Tools = [],  # noqa: B006
     seed: options.Seed = None,
     allow_unsupported: options.AllowUnsupported = False,
     engine: options.Engine = None,
@@ -40,11 +43,16 @@ def chat(
     from jeito.run.open import open_model
     from jeito.trace.log import Log
 
-    load(behaviour, sets)  # what is wrong with it is said before a model loads
+    changes = [*options.tools_set(tools), *sets]
+    load(behaviour, changes)  # what is wrong with it is said before a model loads
     opened = open_model(model, engine=engine, precision=precision, loading=loading, notify=show.say)
-    Conversation(
-        opened, behaviour, list(sets), seed=seed, allow_unsupported=allow_unsupported, log=None if no_log else Log()
-    ).talk()
+    talk = Conversation(
+        opened, behaviour, changes, seed=seed, allow_unsupported=allow_unsupported, log=None if no_log else Log()
+    )
+    try:
+        talk.talk()
+    finally:
+        talk.close()
 
 
 class Conversation:
@@ -60,6 +68,23 @@ class Conversation:
         self._turns = 0
         self._history: list[Message] = []
         self._last: Run | None = None
+        self._tools: tuple[object, Toolbox] | None = None
+        """Opened for these words of a behaviour, and kept from question to question."""
+
+    def close(self) -> None:
+        """End the processes of tools."""
+        if self._tools:
+            self._tools[1].close()
+        self._tools = None
+
+    def _toolbox(self, loaded: "Loaded") -> "Toolbox | None":
+        from jeito.run.tools import open_tools
+
+        wanted = loaded.behaviour.tools
+        if self._tools is None or self._tools[0] != wanted:
+            self.close()
+            self._tools = (wanted, open_tools(wanted)) if wanted else None
+        return self._tools[1] if self._tools else None
 
     def talk(self) -> None:
         """Read lines until the end of input."""
@@ -116,7 +141,8 @@ class Conversation:
     def _undo(self, _: str) -> None:
         if not self._history:
             raise InputError("nothing to undo", hint="/help")
-        del self._history[-2:]
+        last = max(at for at, message in enumerate(self._history) if message.role == "user")
+        del self._history[last:]
 
     def _ask(self, line: str) -> None:
         from jeito.behaviour.load import load
@@ -124,9 +150,11 @@ class Conversation:
         from jeito.run.run import run
         from jeito.types import Message
 
+        loaded = load(self._behaviour, self._sets)
         seed = None if self._seed is None else derive(self._seed, self._turns)
+        loaded = load(self._behaviour, self._sets)
         reply = run(
-            load(self._behaviour, self._sets),
+            loaded,
             self._model,
             line,
             seed=seed,
@@ -134,16 +162,19 @@ class Conversation:
             allow_unsupported=self._allow,
             log=self._log,
             label=self._behaviour,
+            tools=self._toolbox(loaded),
+            confirm=show.confirm,
+            notice=show.step,
         )
-        stream_until_interrupt(reply)
+        stream_until_interrupt(reply, reasoning=loaded.behaviour.reasoning.show)
         print()
         show.ending(reply.trace, reply.losses)
         self._turns += 1
         self._last = reply
-        self._history += [Message(role="user", content=line), Message(role="assistant", content=reply.trace.answer)]
+        self._history += [Message(role="user", content=line), *reply.conversation()]
 
 
-def stream_until_interrupt(reply: "Run") -> None:
+def stream_until_interrupt(reply: "Run", *, reasoning: bool = False) -> None:
     """Print a reply as it comes. Ctrl-C ends it between two tokens: never inside a step that others share."""
     asked: list[int] = []
 
@@ -153,7 +184,7 @@ def stream_until_interrupt(reply: "Run") -> None:
     before = signal.signal(signal.SIGINT, ask_to_stop)
     try:
         for token in reply:
-            print(token.text, end="", flush=True)
+            show.token(token, reasoning=reasoning)
             if asked:
                 break
     finally:

@@ -16,7 +16,7 @@ def explain(
     """Show every effective value and where it comes from."""
     from jeito.behaviour.load import load
     from jeito.behaviour.resolve import resolve
-    from jeito.decode.local import ABILITIES
+    from jeito.decode.local import abilities
     from jeito.decode.template import Template
     from jeito.run.open import read_card
     from jeito.types import Receipt
@@ -26,7 +26,7 @@ def explain(
     resolved = resolve(
         loaded,
         defaults=card.defaults,
-        abilities=ABILITIES,
+        abilities=abilities(card.template),
         seed=seed,
         context=card.context,
         allow_unsupported=allow_unsupported,

@@ -32,6 +32,14 @@ Logprobs = Annotated[int | None, typer.Option(help="Log-probabilities, and so ma
 Context = Annotated[int | None, typer.Option(help="Tokens that prompt and reply may take together.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Replies that run at once.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is.")]
+Schema = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.json", help="A JSON schema that the answer must meet, whatever the behaviour."),
+]
+Tools = Annotated[
+    list[str],
+    typer.Option("--tools", help="What the model may call: calculator, FILE.py:function, mcp:…; commas between."),
+]
 NoLog = Annotated[bool, typer.Option("--no-log", help="Keep no trace of this run.")]
 
 # How a model is loaded; `loads_model` adds them to a command.
@@ -92,3 +100,11 @@ def size(text: str) -> int:
     if not match or float(match[1]) == 0:
         raise InputError(f"{text!r} is no amount of memory", hint="--budget 15GB, or 900MiB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
+
+
+def tools_set(tools: list[str]) -> list[str]:
+    """Tools in place of the behaviour's own, as a value to set."""
+    import json
+
+    names = [name.strip() for one in tools for name in one.split(",") if name.strip()]
+    return [f"tools={json.dumps(names)}"] if names else []

@@ -20,6 +20,9 @@ def replay(
     runs: Annotated[list[str], typer.Argument(help="Ids of runs, or their first letters.")] = [],  # noqa: B006
     last: Annotated[int | None, typer.Option("--last", min=1, help="The newest so many.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Of the newest, the exact ones only.")] = False,
+    tools: Annotated[
+        str, typer.Option("--tools", help="recorded: what tools gave is taken from the run; none is called.")
+    ] = "recorded",
     json: options.Json = False,
     *,
     loading: "Loading",
@@ -29,6 +32,10 @@ def replay(
     from jeito.run.replay import replay as again
     from jeito.trace.log import Log
 
+    if tools != "recorded":
+        raise InputError(
+            f"tools can be {'recorded'!r} in a replay, not {tools!r}", hint="jeito replay --tools recorded"
+        )
     log = Log()
     traces = [log.get(run) for run in runs] + (log.recent(last, exact=True if exact else None) if last else [])
     if not traces:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jeito.types import Receipt, Sourced, Trace, Usage, Value
+    from jeito.types import Receipt, Sourced, Step, Token, ToolCall, Trace, Usage, Value
 
 # How wide a table may be where no terminal says it.
 PLAIN_WIDTH = 160
@@ -28,6 +28,13 @@ def emit(value: "Value | Any") -> None:
     print(json.dumps(data, ensure_ascii=False, default=lambda inner: inner.model_dump(mode="json")))
 
 
+def token(found: "Token", *, reasoning: bool) -> None:
+    """What a token shows of the answer, and on standard error, where it is wanted, of the reasoning before it."""
+    if reasoning and found.reasoning:
+        print(found.reasoning, end="", file=sys.stderr, flush=True)
+    print(found.text, end="", flush=True)
+
+
 def prompt_of(text: str) -> str:
     """The argument itself, or standard input for `-`."""
     return sys.stdin.read() if text == "-" else text
@@ -39,6 +46,36 @@ def console(*, errors: bool = False) -> "Console":
 
     stream = sys.stderr if errors else sys.stdout
     return Console(stderr=errors, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=False)
+
+
+def step(made: "ToolCall | Step") -> None:
+    """A call before it is made, and what came of it."""
+    from jeito.types import Step
+
+    if isinstance(made, Step):
+        first, *more = made.result.splitlines() or [""]
+        say(
+            f"  {'failed' if made.error else 'gave'}: {first[:200]}"
+            + (f" (and {len(more)} lines more)" if more else "")
+        )
+    else:
+        say(f"calls {_written(made)}")
+
+
+def confirm(call: "ToolCall") -> bool:
+    """May it be done? No is the default, and the answer where nobody sits at the terminal."""
+    if not sys.stdin.isatty():
+        say(f"  not allowed: {call.name} asks first, and nobody is there to be asked")
+        return False
+    print(f"allow {_written(call)}? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes", "s", "sim")
+
+
+def _written(call: "ToolCall") -> str:
+    import json
+
+    given = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items())
+    return f"{call.name}({', '.join(given)})"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: bool = False) -> None:

@@ -6,14 +6,16 @@ from collections import deque
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
+from jeito.decode.guard import Rules
 from jeito.decode.memory import Memory, Slot
 from jeito.decode.sampler import Draw, Sampler
-from jeito.decode.text import TextStream
+from jeito.decode.text import ReplyText, Shown
 from jeito.engines.base import Engine, Logits, Row, Shape
 from jeito.errors import EngineError, JeitoError, MemoryFull
 from jeito.types import Alternative, End, Finish, Sampling, Seconds, Token, Usage
 
-# While others decode, prompts go in chunks of so many tokens together, so that they do not stall them.
+# While others decode, prompts go in chunks of so many tokens together, so that they do not stall them. A longer run of
+# forced tokens is like a prompt.
 PREFILL_BESIDE = 128
 
 
@@ -26,10 +28,12 @@ class Sequence:
     sampling: Sampling
     shape: Shape | None
     sampler: Sampler
-    stream: TextStream
+    rules: Rules
     logprobs: int | None
     pending: list[int]
     reply: list[int] = field(default_factory=list)
+    forced: int = 0
+    """Of the reply's tokens, those that the model was not asked for."""
     slot: Slot | None = None
     cached: int = 0
     served: int = 0
@@ -50,6 +54,11 @@ class Sequence:
     def ready(self) -> bool:
         return bool(self.events) or self.done
 
+    @property
+    def is_prefilling(self) -> bool:
+        """Has it more to compute than a step of decoding: one token, and those that were forced after it?"""
+        return len(self.pending) > (1 if self.prefilled is None else PREFILL_BESIDE)
+
 
 class Decoder:
     """The one loop. Not thread-safe: whoever steps it holds the lock of its owner."""
@@ -66,7 +75,14 @@ class Decoder:
         self.peak = 0
         """Most sequences that were active at once."""
 
-    def submit(self, prompt: Tokens[int], sampling: Sampling, shape: Shape | None, logprobs: int | None) -> Sequence:
+    def submit(
+        self,
+        prompt: Tokens[int],
+        sampling: Sampling,
+        shape: Shape | None,
+        logprobs: int | None,
+        rules: Rules | None = None,
+    ) -> Sequence:
         """Queue a reply to a prompt of at least one token; `shape`: it must be exact, in calls of this shape."""
         if sampling.seed is None:
             raise EngineError("a reply needs a seed before it is decoded")
@@ -83,11 +99,12 @@ class Decoder:
                 text=lambda token: self.engine.text([token]),
                 logprobs=logprobs,
             ),
-            stream=TextStream(sampling.stop),
+            rules=rules or Rules(self.engine, ReplyText(sampling.stop)),
             logprobs=logprobs,
             pending=list(prompt),
         )
         self.waiting.append(sequence)
+        self._force(sequence)
         return sequence
 
     def step(self) -> None:
@@ -143,13 +160,13 @@ class Decoder:
         shapes = [sequence.shape for sequence in self.active if sequence.shape]
         room = min([self.engine.card.batch, *(shape.high for shape in shapes)])
         # Longest unserved first, so that a narrow call serves all in turn; a single token is a decoding step.
-        order = sorted(self.active, key=lambda s: (len(s.pending) > 1, s.served, s.number))
-        is_decoding = any(len(sequence.pending) == 1 for sequence in order)
+        order = sorted(self.active, key=lambda s: (s.is_prefilling, s.served, s.number))
+        is_decoding = any(not sequence.is_prefilling for sequence in order)
         prefill = min(room, PREFILL_BESIDE) if is_decoding else room
         rows: list[Row] = []
         served: list[Sequence] = []
         for sequence in order:
-            is_prompt = len(sequence.pending) > 1
+            is_prompt = sequence.is_prefilling
             most = min(room, prefill) if is_prompt else room
             if most < 1 or sequence.slot is None:
                 break
@@ -188,35 +205,53 @@ class Decoder:
         if sequence.prefilled is None:
             sequence.prefilled = time.perf_counter()
         try:
-            draw = sequence.sampler.draw(logits[-1])
+            draw = sequence.sampler.draw(logits[-1], sequence.rules.allowed())
         except JeitoError as error:
             sequence.error = error
             self._end(sequence, "error", str(error))
             return
         if draw is None:
-            self._end(sequence, "contract", "no token is allowed here")
+            ended = sequence.rules.finish()
+            self._end(sequence, "contract", ended[1] if ended else "no token is allowed here")
             return
         self._take(sequence, draw)
+        self._force(sequence)
 
-    def _take(self, sequence: Sequence, draw: Draw) -> None:
-        """A token is drawn: it joins the reply, and may end it."""
+    def _force(self, sequence: Sequence) -> None:
+        """Tokens that can be no others join the reply at once, and are computed together with the one before them."""
+        while not sequence.done and (run := sequence.rules.forced()):
+            for token in run:
+                if sequence.done or self._comes_too_early(sequence, token):
+                    return
+                sequence.forced += 1
+                self._take(sequence, Draw(token, None, None, []), forced=True)
+
+    def _comes_too_early(self, sequence: Sequence, token: int) -> bool:
+        is_short = len(sequence.reply) < sequence.sampling.min_new_tokens
+        return (is_short and token in self.engine.card.ends) or sequence.rules.holds_back(token)
+
+    def _take(self, sequence: Sequence, draw: Draw, *, forced: bool = False) -> None:
+        """A token is drawn or forced: it joins the reply, and may end it."""
         sequence.sampler.accept(draw.id)
         sequence.reply.append(draw.id)
-        sequence.pending = [draw.id]
-        is_end = draw.id in self.engine.card.ends
-        text = sequence.stream.push(b"" if is_end else self.engine.text([draw.id]))
-        finish, why = self._finish_of(sequence, is_end)
+        sequence.pending.append(draw.id)
+        text = sequence.rules.text
+        shown = text.push(sequence.rules.accept(draw.id))
+        finish, why = self._finish_of(sequence, draw.id in self.engine.card.ends)
         if finish:
-            text += sequence.stream.finish()
-        sequence.events.append(self._token(draw, text))
+            last = text.finish()
+            shown = Shown(shown.answer + last.answer, shown.reasoning + last.reasoning, shown.calls + last.calls)
+        sequence.events.append(self._token(draw, shown, forced))
         if finish:
             self._end(sequence, finish, why)
 
     def _finish_of(self, sequence: Sequence, is_end: bool) -> tuple[Finish | None, str | None]:
         if is_end:
             return "stop", None
-        if sequence.stream.stopped is not None:
-            return "stop", f"stop string {sequence.stream.stopped!r}"
+        if (stopped := sequence.rules.text.stopped) is not None:
+            return "stop", f"stop string {stopped!r}"
+        if ended := sequence.rules.finish():
+            return ended
         if len(sequence.reply) >= sequence.sampling.max_new_tokens:
             return "length", None
         length = len(sequence.prompt) + len(sequence.reply)
@@ -224,9 +259,12 @@ class Decoder:
             return "context", f"{length} tokens fill the context"
         return None, None
 
-    def _token(self, draw: Draw, text: str) -> Token:
+    def _token(self, draw: Draw, shown: Shown, forced: bool) -> Token:
         top = tuple(Alternative(id=id, text=self._show(id), logprob=logprob) for id, logprob in draw.top)
-        return Token(id=draw.id, text=text, logprob=draw.logprob, drawn=draw.drawn, top=top)
+        return Token(
+            id=draw.id, text=shown.answer, reasoning=shown.reasoning, logprob=draw.logprob, drawn=draw.drawn,
+            forced=forced, calls=shown.calls, top=top,
+        )  # fmt: skip
 
     def _show(self, token: int) -> str:
         return self.engine.text([token]).decode(errors="replace")
@@ -247,7 +285,24 @@ class Decoder:
             decode=now - prefilled,
             total=now - sequence.submitted,
         )
-        usage = Usage(prompt=len(sequence.prompt), cached=sequence.cached, generated=len(sequence.reply))
-        text = sequence.stream.finish()
-        sequence.events.append(End(finish=finish, why=why, text=text, usage=usage, seconds=seconds))
+        usage = Usage(
+            prompt=len(sequence.prompt), cached=sequence.cached, generated=len(sequence.reply), forced=sequence.forced
+        )
+        text, notes = sequence.rules.text, tuple(sequence.rules.notes)
+        held = text.finish()
+        if finish == "stop" and text.calls:
+            finish = "tool_calls"
+        sequence.events.append(
+            End(
+                finish=finish,
+                why=why,
+                text=held.answer,
+                reasoning=held.reasoning,
+                notes=notes,
+                calls=tuple(text.calls),
+                unreadable=tuple(text.unreadable),
+                usage=usage,
+                seconds=seconds,
+            )
+        )  # fmt: skip
         sequence.done = True

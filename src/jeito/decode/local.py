@@ -5,20 +5,33 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jeito.decode.call_grammar import of_request as call_grammar
+from jeito.decode.call_text import CallText
 from jeito.decode.decoder import Decoder, Sequence
+from jeito.decode.dialects import detect
+from jeito.decode.grammar import Grammars
+from jeito.decode.guard import Rules, Tags, tags_of
 from jeito.decode.template import Template
+from jeito.decode.text import Marks, ReplyText
 from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Row, Shape
 from jeito.engines.meter import taken
 from jeito.errors import ContextError, InputError
-from jeito.types import End, Event, Exact, Message, Placement, Request, Sourced, Start
+from jeito.types import End, Event, Exact, Message, Output, Placement, Request, Sourced, Start
 
-ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow"}
+ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow", "contract", "guard", "repair", "tools", "dialect"}
 """What every model with our decoder can honour today."""
+
+
+def abilities(template: str | None) -> frozenset[str]:
+    """What a model with our decoder and this chat template can honour."""
+    own = {"reasoning": bool(detect(template).reasoning), "a place for tools": Template(template, {}).has_tools}
+    return ABILITIES | {ability for ability, has in own.items() if has}
 
 
 class LocalModel:
@@ -26,10 +39,13 @@ class LocalModel:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.name = name
-        self.abilities = ABILITIES
+        self.abilities = abilities(engine.card.template)
         self.decoder = Decoder(engine)
         self._engine = engine
-        self._template = Template(engine.card.template, engine.card.special)
+        self._templates: dict[str, Template] = {}
+        self._names: dict[int, str] | None = None
+        self._grammars = Grammars(engine)
+        self._tags: dict[Marks, Tags] = {}
         self._crank = threading.Lock()
         self._tokenized: tuple[str | None, list[int]] = None, []
         self._abandoned: deque[Sequence] = deque()
@@ -67,12 +83,18 @@ class LocalModel:
         }
 
     def stream(self, request: Request) -> Generator[Event]:
-        """Render, submit, then events as they come. Raises ContextError before the first event."""
+        """Render, submit, then events as they come.
+
+        Before the first event raises ContextError, and InputError or UnsupportedError for a contract that cannot be.
+        """
+        if request.output and not request.tools:
+            self._grammars.begin(request.output)  # refused before anything is rendered
         start, tokens = self._prepare(request)
         shape = self._shape(request) if start.exact.held else None
+        rules = self._rules(request, start.prompt)
         with self._crank:
             self._sweep()
-            sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs)
+            sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs, rules)
         try:
             yield start
             yield from self._events(sequence)
@@ -84,6 +106,54 @@ class LocalModel:
                     self._sweep()
                 finally:
                     self._crank.release()
+
+    def _rules(self, request: Request, prompt: str) -> Rules:
+        template = self._template(request)
+        marks, stops = self._marks(request, template), request.sampling.stop
+        tags = None
+        if marks is not None:
+            tags = self._tags[marks] = self._tags.get(marks) or tags_of(self._engine, marks)
+        inside = marks is not None and prompt.rstrip().endswith(marks.open)
+        output, text, names = request.output, None, None
+        if _offered(request):
+            # Reasoning is told apart before calls are, and so that its budget holds.
+            dialect, names = replace(template.dialect, reasoning=None), self._mark_names()
+            special = {name: id for id, name in names.items()}
+            lark = call_grammar(dialect, request, prompt, special)
+            output = Output(lark=lark) if lark else None
+            first = sum(len(message.calls) for message in request.messages)
+            text = CallText(dialect, request.tools, prompt, first=first, stops=stops, marks=marks, inside=inside)
+        contract = self._grammars.begin(output) if output else None
+        return Rules(
+            self._engine,
+            text or ReplyText(stops, marks, inside=inside, contracted=contract is not None),
+            names=names,
+            contract=contract,
+            tags=tags,
+            budget=request.reasoning.budget,
+            repetition=request.repetition,
+            refuse_empty=request.refuse_empty,
+        )
+
+    def _marks(self, request: Request, template: Template) -> Marks | None:
+        said, own = request.reasoning, template.dialect.reasoning
+        if said.open and said.close:
+            return Marks(said.open, said.close)
+        return Marks(*own) if own else None
+
+    def _mark_names(self) -> dict[int, str]:
+        if self._names is None:
+            self._names = dict(self._engine.marks())
+        return self._names
+
+    def _template(self, request: Request) -> Template:
+        """The model's template, as the request's dialect has it."""
+        kept = self._templates.get(request.dialect)
+        if kept is None:
+            card, names = self.card, self._mark_names().values()
+            dialect = detect(card.template, names, request.dialect)
+            kept = self._templates[request.dialect] = Template(card.template, card.special, dialect, names)
+        return kept
 
     def tokens(self, text: str) -> list[int]:
         """A plain text's tokens, begun as the model's texts begin; names of special tokens stay text."""
@@ -158,11 +228,10 @@ class LocalModel:
         return Exact(asked=True, held=shape is not None, shape=str(shape) if shape else None, why=why)
 
     def _prepare(self, request: Request) -> tuple[Start, list[int]]:
-        messages = list(request.messages)
+        template, messages = self._template(request), list(request.messages)
         dropped: list[str] = []
         while True:
-            turns, placement = self._template.place(messages, request.system, request.placement)
-            prompt = self._template.render(turns)
+            prompt, placement = template.prompt(messages, request.system, request.placement, _offered(request))
             tokens = self._tokens(prompt)
             excess = len(tokens) + self._reserve(request, bool(dropped)) - self.card.context
             if excess <= 0:
@@ -194,13 +263,16 @@ class LocalModel:
         self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
     ) -> Start:
         notes = list(self.card.notes)
-        _, note = self._template.placement(request.placement)
+        template = self._template(request)
+        _, note = template.placement(request.placement)
         if note and request.system:
             notes.append(note)
-        if self._template.name == "plain-turns":
+        if _offered(request) and (note := template.tools_note()):
+            notes.append(note)
+        if template.name == "plain-turns":
             notes.append("the model has no chat template: turns stand one after the other, each with the end token")
         return Start(
-            template=self._template.name,
+            template=template.name,
             placement=placement,
             prompt=prompt,
             prompt_digest=hashlib.sha256(prompt.encode(errors="replace")).hexdigest(),
@@ -228,3 +300,8 @@ class LocalModel:
     def close(self) -> None:
         with self._crank:
             self._engine.close()
+
+
+def _offered(request: Request) -> tuple[dict[str, Any], ...]:
+    """The tools that the model is told of."""
+    return () if request.tool_choice == "none" else request.tools

@@ -131,6 +131,10 @@ class Engine(Protocol):
         """UTF-8 of tokens, perhaps cut inside a character; control tokens give nothing."""
         ...
 
+    def marks(self) -> Mapping[int, str]:
+        """Names of the tokens that stand for a mark and not for text: control tokens, and such as `<tool_call>`."""
+        ...
+
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
         """Append each row's tokens to its slot, in one call; a slot stands in one row at most.
 

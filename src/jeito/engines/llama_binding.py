@@ -132,6 +132,7 @@ llama_token llama_vocab_pad(const llama_vocab * vocab);
 bool llama_vocab_is_eog(const llama_vocab * vocab, llama_token token);
 bool llama_vocab_get_add_bos(const llama_vocab * vocab);
 const char * llama_vocab_get_text(const llama_vocab * vocab, llama_token token);
+int llama_vocab_get_attr(const llama_vocab * vocab, llama_token token);
 int32_t llama_tokenize(const llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens,
                        int32_t n_tokens_max, bool add_special, bool parse_special);
 int32_t llama_token_to_piece(const llama_vocab * vocab, llama_token token, char * buf, int32_t length,

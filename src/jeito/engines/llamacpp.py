@@ -15,10 +15,13 @@ from jeito.engines.llama_cells import Cells
 from jeito.engines.llama_file import DEFAULT_CONTEXT, SLOTS, card_of, load_file, parts_of, read_outline
 from jeito.engines.meter import taken
 from jeito.engines.needs import SMALLER, gigabytes, longest
+from jeito.engines.pieces import is_mark
 from jeito.errors import EngineError, InputError, ModelError
 
 # Tried in this order, and kept only if the self-test finds them exact on the very file: the first is cheaper.
 SHAPES = (Shape(2, 32), Shape(8, 8), Shape(16, 16))
+# Of llama.h's llama_token_attr.
+CONTROL, USER_DEFINED = 1 << 3, 1 << 4
 
 
 def usable_cores() -> int:
@@ -128,6 +131,17 @@ class LlamaEngine:
                 self._pieces[token] = bytes(shelf.ffi.buffer(buffer, count))
                 return self._pieces[token]
             size = -count
+
+    def marks(self) -> dict[int, str]:
+        shelf = library()
+        found = {}
+        for token in range(self.card.vocabulary):
+            kind = shelf.lib.llama_vocab_get_attr(self._vocab, token)
+            if kind & (CONTROL | USER_DEFINED):
+                name = shelf.ffi.string(shelf.lib.llama_vocab_get_text(self._vocab, token)).decode(errors="replace")
+                if kind & CONTROL or is_mark(name):
+                    found[token] = name
+        return found
 
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
         shape = self.exact()[0] if exact else None

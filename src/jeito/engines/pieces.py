@@ -16,6 +16,11 @@ def _byte_of_sign() -> dict[str, int]:
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
+def is_mark(name: str) -> bool:
+    """Does a token that was added to a vocabulary look like a mark, such as <think>, and not like text?"""
+    return len(name) > 2 and name[0] == "<" and name[-1] == ">"
+
+
 class Pieces:
     """The text of each token as bytes that concatenate; control tokens give nothing.
 
@@ -44,6 +49,11 @@ class Pieces:
             text = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
             return bytes(text, "utf-8")
         return b"".join([self._piece(token) for token in ids])
+
+    def marks(self) -> dict[int, str]:
+        """Names of control tokens, and of added ones that look like marks."""
+        added = {id: (str(token), token.special) for id, token in self._tokenizer.added_tokens_decoder.items()}
+        return {id: name for id, (name, special) in added.items() if special or is_mark(name)}
 
     def _piece(self, token: int) -> bytes:
         found = self._known.get(token)

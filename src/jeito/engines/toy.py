@@ -65,6 +65,9 @@ class ToyEngine:
     def text(self, ids: Sequence[int]) -> bytes:
         return bytes(token for token in ids if token < 256)
 
+    def marks(self) -> dict[int, str]:
+        return {END: "<end>", BOS: "<begin>"}
+
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
         total = sum(len(row.tokens) for row in rows)
         if total > self.card.batch or not all(row.tokens for row in rows):

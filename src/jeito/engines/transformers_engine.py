@@ -107,6 +107,9 @@ class TransformersEngine:
     def text(self, ids: Sequence[int]) -> bytes:
         return self._pieces.text(ids)
 
+    def marks(self) -> dict[int, str]:
+        return self._pieces.marks()
+
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
         shape = self.exact()[0] if exact else None
         if exact and shape is None:

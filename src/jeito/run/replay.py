@@ -6,7 +6,8 @@ from typing import Literal
 
 from jeito.engines.base import Model
 from jeito.errors import JeitoError
-from jeito.types import End, Start, Token, Trace, Value
+from jeito.run.agent import following
+from jeito.types import End, Request, Start, Token, Trace, Value
 
 
 class Replay(Value):
@@ -42,7 +43,7 @@ def replay(traces: Sequence[Trace], model: Model) -> list[Replay]:
 
 
 def _walk(trace: Trace, model: Model) -> Generator[None, None, Replay]:
-    """One trace's replay, a step at a time."""
+    """One trace's replay, a step at a time; what tools gave is taken from the trace."""
     if trace.finish is None or trace.error is not None:
         state = f"failed: {trace.error}" if trace.error else "never ended"
         return Replay(id=trace.id, verdict="impossible", tokens=0, why=f"the run {state}")
@@ -50,26 +51,46 @@ def _walk(trace: Trace, model: Model) -> Generator[None, None, Replay]:
     if trace.model_fingerprint != model.fingerprint:
         notes.append("the model is not the same: other weights, template, engine, precision or library")
     tokens: list[Token] = []
-    ended: End | None = None
-    events = model.stream(trace.request)
+    request, ended = trace.request, None
+    digests: list[str | None] = [turn.prompt_digest for turn in trace.turns] or [trace.receipt.prompt_digest]
+    try:
+        for number, digest in enumerate([*digests, None] if _goes_on(trace) else digests):
+            ended = yield from _reply(request, digest, model, trace, tokens, notes)
+            if number < len(trace.turns):
+                request = following(request, trace.turns[number], trace.seed, number + 1)
+            if any(a.id != b.id for a, b in zip(tokens, trace.tokens, strict=False)):
+                break
+    except JeitoError as error:
+        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=str(error))
+    if ended is not None and ended.finish == "memory" != trace.finish:
+        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=ended.why or "no room in memory")
+    return _compare(trace, tokens, ended, notes)
+
+
+def _goes_on(trace: Trace) -> bool:
+    """Did it break off in a reply after its last whole turn?"""
+    return bool(trace.turns) and len(trace.tokens) > sum(turn.tokens for turn in trace.turns)
+
+
+def _reply(
+    request: Request, digest: str | None, model: Model, trace: Trace, tokens: list[Token], notes: list[str]
+) -> Generator[None, None, End | None]:
+    """One reply of the run, its tokens put to the others; its end, unless it is followed no further."""
+    events = model.stream(request)
     try:
         for event in events:
-            if isinstance(event, Start) and event.prompt_digest != trace.receipt.prompt_digest:
+            if isinstance(event, Start) and digest is not None and event.prompt_digest != digest:
                 notes.append("the prompt is rendered differently")
             elif isinstance(event, Token):
                 tokens.append(event)
             elif isinstance(event, End):
-                ended = event
+                return event
             if _is_broken_off(trace) and len(tokens) >= len(trace.tokens):
-                break
+                return None
             yield
-    except JeitoError as error:
-        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=str(error))
+        return None
     finally:
         events.close()
-    if ended is not None and ended.finish == "memory" != trace.finish:
-        return Replay(id=trace.id, verdict="impossible", tokens=len(tokens), why=ended.why or "no room in memory")
-    return _compare(trace, tokens, ended, notes)
 
 
 def _is_broken_off(trace: Trace) -> bool:

@@ -3,7 +3,8 @@
 import json
 import platform
 import time
-from collections.abc import Generator, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -12,10 +13,27 @@ from typing import Any
 from jeito import __version__
 from jeito.behaviour.load import Loaded, load
 from jeito.behaviour.resolve import Resolved, request, resolve
+from jeito.decode.noise import derive
 from jeito.engines.base import Model
 from jeito.errors import JeitoError, LogError
+from jeito.run.agent import Agent, Confirm, Notice, Stop, following
+from jeito.run.tools import Result, Toolbox, open_tools
 from jeito.trace.log import Log, new_id
-from jeito.types import End, Event, Finish, Message, Receipt, Request, Seconds, Start, Token, Trace, Usage
+from jeito.types import (
+    End,
+    Event,
+    Finish,
+    Message,
+    Receipt,
+    Request,
+    Seconds,
+    Start,
+    Token,
+    ToolCall,
+    Trace,
+    Turn,
+    Usage,
+)
 
 
 def run(
@@ -30,13 +48,32 @@ def run(
     allow_unsupported: bool = False,
     log: Log | None = None,
     label: str | None = None,
+    tools: Toolbox | None = None,
+    confirm: Confirm | None = None,
+    notice: Notice | None = None,
 ) -> "Run":
-    """One reply to `ask`, not yet begun: iterate for its tokens, then read `.trace`.
+    """A reply to `ask`, not yet begun: iterate for its tokens, then read `.trace`. With tools, as many as it takes.
 
     Everything is decided and checked here: raises BehaviourError, InputError, UnsupportedError. Without a log the
-    trace is kept nowhere. `label` is what the trace calls the behaviour: as it was typed, else its name.
+    trace is kept nowhere. `label` is what the trace calls the behaviour: as it was typed, else its name. `tools`: those
+    that the behaviour names, opened by the caller, who closes them; else they are opened now, and closed with the run.
     """
-    loaded = load(behaviour) if isinstance(behaviour, str) else behaviour
+    return _run(
+        load(behaviour) if isinstance(behaviour, str) else behaviour, model, ask, seed=seed, case=case, history=history,
+        logprobs=logprobs, allow_unsupported=allow_unsupported, log=log, tools=tools, confirm=confirm, notice=notice,
+        name=label or (behaviour if isinstance(behaviour, str) else behaviour.behaviour.name), depth=0,
+    )  # fmt: skip
+
+
+# A behaviour that asks a behaviour that asks a behaviour: more is a team that hands its work round in circles.
+DEEPEST = 3
+
+
+def _run(
+    loaded: Loaded, model: Model, ask: str | Sequence[Message], *, seed: int | None, name: str, depth: int,
+    case: str = "", history: Sequence[Message] = (), logprobs: int | None = None, allow_unsupported: bool = False,
+    log: Log | None = None, tools: Toolbox | None = None, confirm: Confirm | None = None, notice: Notice | None = None,
+) -> "Run":  # fmt: skip
     resolved = resolve(
         loaded,
         defaults=model.defaults,
@@ -45,24 +82,64 @@ def run(
         context=model.context,
         allow_unsupported=allow_unsupported,
     )
-    wanted = request(resolved, ask, history, logprobs)
-    name = label or (behaviour if isinstance(behaviour, str) else loaded.behaviour.name)
-    return Run(model, resolved, wanted, name=name, case=case, log=log)
+    behaviour = resolved.behaviour
+    request(resolved, ask, history, logprobs)  # refused before a tool is opened
+    box = tools if tools is not None else open_tools(behaviour.tools) if behaviour.tools else None
+    wanted = request(resolved, ask, history, logprobs, box.schemas() if box else ())
+
+    def answer(reference: str, question: str, seconds: float | None) -> tuple[Result, Trace | None]:
+        if depth >= DEEPEST:
+            return Result(text=f"behaviours that ask behaviours: {DEEPEST} deep is enough", error=True), None
+        asked = _within(load(reference), seconds)
+        child = _run(
+            asked, model, question, seed=derive(made.trace.seed, 1 + len(made.trace.turns)), name=reference,
+            depth=depth + 1, allow_unsupported=allow_unsupported, confirm=confirm, notice=notice,
+        )  # fmt: skip
+        try:
+            text = child.text()
+        except JeitoError as error:
+            return Result(text=str(error), error=True), child.trace
+        return Result(text=text or "(no answer)", error=child.trace.finish == "error"), child.trace
+
+    agent = Agent(box, behaviour.limits, ask=answer, confirm=confirm, notice=notice) if box is not None else None
+    made = Run(model, resolved, wanted, name=name, case=case, log=log, agent=agent)
+    if box is not None and tools is None:
+        made.undone = weakref.finalize(made, box.close)
+    return made
+
+
+def _within(loaded: Loaded, seconds: float | None) -> Loaded:
+    """A behaviour that ends within what is left of its asker's time."""
+    if seconds is None:
+        return loaded
+    limits = loaded.behaviour.limits
+    least = max(0.001, min(seconds, limits.seconds or seconds))
+    limits = limits.model_copy(update={"seconds": least})
+    return loaded._replace(behaviour=loaded.behaviour.model_copy(update={"limits": limits}))
 
 
 class Run:
     """A reply in the making. `losses` says what of the log could not be written."""
 
     def __init__(
-        self, model: Model, resolved: Resolved, wanted: Request, *, name: str, case: str, log: Log | None
-    ) -> None:
+        self, model: Model, resolved: Resolved, wanted: Request, *, name: str, case: str, log: Log | None,
+        agent: Agent | None = None,
+    ) -> None:  # fmt: skip
         self.losses: list[str] = []
-        self._model, self._log = model, log
+        self.undone: Callable[[], object] = lambda: None
+        """Closes the tools that are this run's own."""
+        self._model, self._log, self._agent = model, log, agent
         self._behaviour, self._limits = canonical(resolved), resolved.behaviour.limits
+        self._repairs = resolved.behaviour.guard.repair
         self._tokens: list[Token] = []
+        self._request = wanted
+        self._start = Start(template="", placement="system", prompt="", prompt_digest="", tokens=0)
+        self._turns: list[Turn] = []
+        self._seconds = Seconds()
+        self._since = 0
+        """How many tokens earlier replies of this run have."""
         self._events: Generator[Event] | None = None
         self._begun = time.perf_counter()
-        self._prompt = 0
         seed = wanted.sampling.seed
         assert seed is not None, "resolve draws the seed that nobody gave"
         self.trace = Trace(
@@ -84,40 +161,86 @@ class Run:
         if self._events is None and self.trace.finish is None:
             self._keep("begin")
             self._begun = time.perf_counter()
-            self._events = self._model.stream(self.trace.request)
-            try:
-                started = next(self._events)
-            except JeitoError as error:
-                self._fail(error)
-                raise
-            assert isinstance(started, Start), "a model's first event is its Start"
-            self._note(started)
+            self._ask(self.trace.request)
         return self
+
+    def _ask(self, request: Request) -> None:
+        self._request, self._since = request, len(self._tokens)
+        self._events = self._model.stream(request)
+        try:
+            started = next(self._events)
+        except JeitoError as error:
+            self._fail(error)
+            raise
+        assert isinstance(started, Start), "a model's first event is its Start"
+        self._start = started
+        if not self._turns:
+            self._note(started)
 
     def __iter__(self) -> Iterator[Token]:
         try:
             self.start()
-            for event in self._events or ():
-                if isinstance(event, Token):
-                    # Not after the token: a reply that ends with its last allowed one has ended by itself.
-                    if limit := self._limit():
-                        self._finish("limit", limit)
-                        return
-                    self._tokens.append(event)
-                    yield event
-                elif isinstance(event, End):
-                    self._finish(event.finish, event.why, end=event)
+            while self.trace.finish is None:
+                for event in self._events or ():
+                    if isinstance(event, Token):
+                        # Not after the token: a reply that ends with its last allowed one has ended by itself.
+                        if limit := self._limit():
+                            self._finish("limit", limit)
+                            return
+                        self._tokens.append(event)
+                        yield event
+                    elif isinstance(event, End):
+                        self._go_on(event)
         except JeitoError as error:
             self._fail(error)
             raise
         finally:
             self.close()
 
+    def _go_on(self, end: End) -> None:
+        """A reply has ended: the run ends with it, or goes on with what its calls gave, or with what was wrong."""
+        complaint = _complaint(end, self._request) if self._repairs else None
+        if self._agent is None and complaint is None and not self._turns:
+            self._finish(end.finish, end.why, end=end)
+            return
+        steps, stop = self._agent.steps(end.calls) if self._agent and end.finish == "tool_calls" else ([], None)
+        answer, reasoning = self._said(end)
+        turn = Turn(
+            prompt_digest=self._start.prompt_digest, answer=answer, reasoning=reasoning,
+            tokens=len(self._tokens) - self._since, finish=end.finish, usage=end.usage, steps=tuple(steps),
+            repair=complaint,
+        )  # fmt: skip
+        self._seconds = _added(self._seconds, end.seconds)
+        self._turns.append(turn)
+        self.trace = self.trace.model_copy(update={"turns": tuple(self._turns)})
+        if not steps and complaint is None and stop is None:
+            self._finish(end.finish, end.why, end=end)
+            return
+        self._repairs -= complaint is not None
+        if stop is None and len(self._turns) >= self._limits.turns:
+            stop = Stop("limit", f"limits.turns: {self._limits.turns}")
+        if stop is not None:
+            self._finish(*stop, end=end)
+            return
+        self._ask(following(self._request, turn, self.trace.seed, len(self._turns)))
+
+    def _said(self, end: End | None) -> tuple[str, str]:
+        """Answer and reasoning of the current reply."""
+        own = self._tokens[self._since :]
+        answer = "".join(token.text for token in own) + (end.text if end else "")
+        reasoning = "".join(token.reasoning for token in own) + (end.reasoning if end else "")
+        return answer, reasoning.strip()
+
     def text(self) -> str:
         """The whole answer; runs to the end."""
         for _ in self:
             pass
         return self.trace.answer
+
+    def conversation(self) -> list[Message]:
+        """What this run adds to a conversation after its ask: every reply, and what tools gave."""
+        said = self._request.messages[len(self.trace.request.messages) :]
+        return [*said, Message(role="assistant", content=self.trace.answer)]
 
     def close(self) -> None:
         """Give the reply up: its slot is free, and the trace says `cancelled`. Nothing happens after the end."""
@@ -126,6 +249,7 @@ class Run:
                 self._events.close()
         if self.trace.finish is None:
             self._finish("cancelled", None)
+        self.undone()
 
     def _limit(self) -> str | None:
         """Which of the behaviour's limits is reached, if one is."""
@@ -147,7 +271,6 @@ class Run:
                 "notes": start.notes,
             }
         )
-        self._prompt = start.tokens
         self.trace = self.trace.model_copy(update={"prompt": start.prompt, "receipt": receipt})
 
     def _fail(self, error: JeitoError) -> None:
@@ -156,12 +279,26 @@ class Run:
     def _finish(self, finish: Finish, why: str | None, *, end: End | None = None, error: str | None = None) -> None:
         if self.trace.finish is not None:
             return
-        answer = "".join(token.text for token in self._tokens) + (end.text if end else "")
+        answer, reasoning = self._said(end)
         found: dict[str, Any] = {"finish": finish, "why": why, "answer": answer, "tokens": tuple(self._tokens)}
+        found["reasoning"] = reasoning
+        found["calls"] = (*(step.call for turn in self._turns for step in turn.steps), *_unmade(end, self._turns))
+        if end is not None and end.notes:
+            receipt = self.trace.receipt
+            found["receipt"] = receipt.model_copy(update={"notes": (*receipt.notes, *end.notes)})
         # A reply that was broken off has no End to say it.
-        broken_off = Usage(prompt=self._prompt, cached=None, generated=len(self._tokens))
-        found["usage"] = end.usage if end else broken_off
-        found["seconds"] = end.seconds if end else Seconds(total=time.perf_counter() - self._begun)
+        own = self._tokens[self._since :]
+        forced = sum(token.forced for token in own)
+        broken_off = Usage(prompt=self._start.tokens, cached=None, generated=len(own), forced=forced)
+        usages = [turn.usage for turn in self._turns]
+        if not self._turns or end is None:
+            usages.append(end.usage if end else broken_off)
+        found["usage"] = _sum(usages)
+        found["seconds"] = (
+            end.seconds
+            if end and not self._turns
+            else self._seconds.model_copy(update={"total": time.perf_counter() - self._begun})
+        )
         if end is not None and end.memory:
             at_load = self.trace.environment.get("memory", {})
             found["environment"] = self.trace.environment | {"memory": {**at_load, **end.memory}}
@@ -184,6 +321,37 @@ class Run:
                 self._log.finish(self.trace)
         except LogError as error:
             self.losses = [f"run {self.trace.id} is not in the log: {error}"]
+
+
+def _complaint(end: End, request: Request) -> str | None:
+    """What the model is told was wrong with its reply, in words that it can act on; none where nothing was."""
+    if end.unreadable:
+        return f"A tool call could not be read: {end.unreadable[0]}. Write it again, complete and in its form."
+    if request.output is not None and end.finish in ("contract", "length"):
+        why = end.why or f"it was cut off after {end.usage.generated} tokens"
+        return f"The answer does not have the form that was asked for: {why}. Answer again, shorter and complete."
+    return None
+
+
+def _unmade(end: End | None, turns: Sequence[Turn]) -> tuple[ToolCall, ...]:
+    """Calls of the last reply that nobody made: there was no one to make them, or a limit was reached."""
+    made = {step.call.id for turn in turns for step in turn.steps}
+    return tuple(call for call in (end.calls if end else ()) if call.id not in made)
+
+
+def _added(before: Seconds, now: Seconds) -> Seconds:
+    parts = ("queue", "prefill", "decode", "total")
+    return Seconds(**{part: getattr(before, part) + getattr(now, part) for part in parts})
+
+
+def _sum(usages: Sequence[Usage]) -> Usage:
+    cached = [usage.cached for usage in usages]
+    return Usage(
+        prompt=sum(usage.prompt for usage in usages),
+        cached=None if None in cached else sum(count or 0 for count in cached),
+        generated=sum(usage.generated for usage in usages),
+        forced=sum(usage.forced for usage in usages),
+    )
 
 
 def together(runs: Sequence[Run]) -> Iterator[tuple[int, Token]]:
