@@ -61,9 +61,9 @@ def test_nothing_is_kept_where_no_log_is_wanted(jeito: Jeito, home: Path) -> Non
 
 
 def test_what_is_not_honoured_by_leave_is_said_in_the_receipt(jeito: Jeito) -> None:
-    done = jeito("ask", "hi", "-m", "toy", "--set", "dialect=hermes", "--allow-unsupported", "--receipt")
+    done = jeito("ask", "hi", "-m", "toy", "--set", "reasoning.show=true", "--allow-unsupported", "--receipt")
     assert (done.code, done.out) == (0, "hi\n")
-    assert "not honoured: this model cannot honour dialect" in done.err
+    assert "not honoured: this model cannot honour reasoning" in done.err
 
 
 SCHEMA = {

@@ -35,7 +35,7 @@ def test_a_replay_has_the_context_of_its_run() -> None:
     assert json.loads(done.stdout)["replays"][0]["verdict"] == "same", done.stdout
 
 
-@pytest.mark.parametrize("change", ["dialect=hermes", "reasoning.show=true"])
+@pytest.mark.parametrize("change", ["reasoning.budget=9", "reasoning.show=true"])
 def test_what_nothing_honours_yet_is_refused_and_not_ignored(change: str) -> None:
     assert load(f"plain+{change}").behaviour.needs()
     done = jeito("ask", "hi", "-m", "toy", "-b", f"plain+{change}")

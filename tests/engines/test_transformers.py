@@ -915,8 +915,9 @@ def test_nf4_computes_as_asked_and_can_do_without_its_second_quantisation(tmp_pa
     assert (other.card.facts["compute"], str(other.model.dtype)) == ("fp32", "torch.float32")
     quantised = [m for m in other.model.modules() if type(m).__name__ == "Linear4bit"]
     assert quantised
-    assert all(m.compute_dtype == torch.float32 and m.weight.quant_state.state2 is None for m in quantised)
-    assert all(
-        m.weight.quant_state.state2 is not None for m in usual.model.modules() if type(m).__name__ == "Linear4bit"
-    )
+    assert all(m.compute_dtype == torch.float32 for m in quantised)
+    # Not by the weights: processors with bf16 instructions have them repacked by their first pass, scales and all.
+    doubled = [engine.model.config.quantization_config.bnb_4bit_use_double_quant for engine in (usual, other)]
+    assert doubled == [True, False]
+    assert usual.card.bytes < other.card.bytes - other.card.bytes // 50
     assert usual.fingerprint() != other.fingerprint()

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from jeito import home as places
 from jeito.cli.main import _run
 from jeito.engines import llama_file
-from jeito.engines.needs import Outline, layers_of, longest, token_bytes
+from jeito.engines.needs import GgufOutline, Outline, layers_of, longest, token_bytes
 from jeito.engines.transformers import read_outline
 from jeito.engines.weights import Tensor, is_quantised
 from jeito.errors import InputError
@@ -145,6 +145,54 @@ def test_of_experts_only_those_that_act_are_read_and_none_is_quantised() -> None
     assert outline.weights("nf4") == outline.weights("bf16")
 
 
+@pytest.mark.parametrize("value", ["x", [], ["a"], {}, -1, 1.5, float("nan"), True, 10**30])
+def test_what_is_no_count_says_nothing(value: Any) -> None:
+    keys = (*MISTRAL, "head_dim", "kv_lora_rank", "num_experts", "num_kv_shared_layers", "attn_layer_period")
+    for key in keys:
+        for config in (MISTRAL | {key: value}, {"text_config": MISTRAL | {key: value}}):
+            fit(Outline("odd", config, shaped().tensors), Ask(GB), most=4096, speed=SPEED, past=Past(0))
+    said = {f"llama.{key}": 2 for key in ("block_count", "attention.head_count", "embedding_length")}
+    for key in (*said, "llama.attention.head_count_kv", "llama.feed_forward_length", "llama.attention.key_length"):
+        odd = GgufOutline("odd", {"general.architecture": "llama", **said, key: value}, 100)
+        fit(odd, Ask(GB), most=4096, speed=SPEED, past=Past(0))
+
+
+def test_a_feed_forward_by_layer_counts_by_its_widest() -> None:
+    by_layer = Outline("gemma-3n", MISTRAL | {"intermediate_size": [100, 14336]}, shaped().tensors)
+    assert by_layer.need("bf16", slots=1, context=1024) == shaped().need("bf16", slots=1, context=1024)
+
+
+def test_heads_that_a_config_leaves_to_the_code_are_read_off_the_headers() -> None:
+    silent = {key: value for key, value in MISTRAL.items() if "heads" not in key}
+    outline = Outline("gemma-3", {"text_config": silent}, shaped().tensors)
+    assert outline.token_bytes("bf16") == shaped().token_bytes("bf16")
+
+
+def test_what_is_quantised_already_is_offered_no_other_precision() -> None:
+    outline = shaped(quantization_config={"quant_method": "awq"})
+    found = fit(outline, Ask(6 * GB), most=32768, speed=SPEED, past=Past(0))
+    assert found.instead == ("take a smaller model",)
+
+
+def test_the_same_weights_in_a_second_layout_are_counted_once(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
+    for name in ("model.safetensors", "consolidated.safetensors"):
+        save_file({"embed_tokens.weight": torch.zeros(64, 8)}, tmp_path / name)
+    outline = outline_of(find(str(tmp_path)))
+    assert isinstance(outline, Outline)
+    assert outline.weights("fp32") == 64 * 8 * 4
+
+
+def test_loads_kept_by_another_version_are_passed_over(warm_home: Path) -> None:
+    sound = {"engine": "x", "device": "cpu", "weights": 1, "weights_predicted": 1, "growth": 2, "growth_predicted": 2}
+    for key, entry in {"a": sound, "b": 3, "c": {}, "d": sound | {"growth_predicted": 0}}.items():
+        places.remember("loads", key, entry)
+    assert loads.past("x", "cpu") == Past(1, 0.0, 0.0, 0.0)
+
+
 KINDS: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
     "full": ({}, (4, 0, 0, 0)),
     "a window on all": ({"sliding_window": 512}, (0, 4, 0, 0)),
@@ -189,7 +237,7 @@ def test_past_loads_are_kept_and_correct_the_next_prediction(warm_home: Path, de
     assert past.loads == 3
     assert past.error is not None
     assert abs(past.error) < 0.2
-    assert past.correction == 1 + past.error
+    assert past.correction == 1 + max(0.0, past.error)
     # The same load again is the same entry.
     ask_once(1024)
     assert loads.past("llamacpp", "cpu").loads == 3
@@ -258,6 +306,15 @@ def test_the_command_says_what_fits_and_what_to_give_up(
     code, out, err = command(monkeypatch, capsys, "fit", "demo@nf4", "--budget", "50MB")
     assert (code, err) == (2, "")
     assert "take a smaller model" in out
+
+
+@pytest.mark.parametrize("words", [("--precision", "foo"), ("--device", "gpu"), ("--device", "cuda:99")])
+def test_what_is_not_there_is_not_planned_for(
+    words: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warm_home: Path
+) -> None:
+    code, _, err = command(monkeypatch, capsys, "fit", "demo", *words)
+    assert code == 64
+    assert words[1] in err
 
 
 def test_the_command_lists_the_catalogue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,12 @@
 """`jeito fit`: will it fit in this memory, in which precision, with how long a text? And what else would."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jeito.cli import options, show
-from jeito.errors import OK, ModelError
+from jeito.errors import OK, InputError, ModelError, nearest
 
 if TYPE_CHECKING:
     from jeito.preflight.catalogue import Candidate
@@ -35,12 +36,25 @@ def fit(
 
     Exit code 0 when it fits as asked, 1 when something has to be given up, 2 when nothing helps.
     """
+    from jeito.engines.devices import find_driver
     from jeito.engines.meter import free_memory
     from jeito.preflight.fit import Ask
     from jeito.preflight.speed import bandwidth
 
     where = device or "cpu"
-    room = options.size(budget) if budget else free_memory(where) or 0
+    match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,3}))?", where)
+    if not match:
+        raise InputError(f"there is no kind of device {where!r}", hint="--device cpu, cuda, cuda:1 or mps")
+    if budget:
+        room = options.size(budget)
+    elif where.startswith("cuda"):  # by its driver: torch, which could tell too, is not loaded here
+        driver = find_driver()
+        gpus = driver.gpus if driver else ()
+        if int(match[1] or 0) >= len(gpus):
+            raise ModelError(f"there is no GPU {where!r} here whose memory is free", hint="--budget 15GB")
+        room = gpus[int(match[1] or 0)].free
+    else:
+        room = free_memory(where) or 0
     ask = Ask(room, precision or "auto", slots or (1 if reference is None else None), context, where)
     speed = bandwidth(where)
     return _catalogue(ask, speed, language, json) if reference is None else _model(reference, ask, speed, json)
@@ -52,10 +66,12 @@ def _model(reference: str, ask: "Ask", speed: "Bandwidth", json: bool) -> int:
     from jeito.preflight.find import find
     from jeito.preflight.fit import fit, outline_of
     from jeito.preflight.loads import past
-    from jeito.run.open import engine_of, parse
+    from jeito.run.open import PRECISIONS, engine_of, parse
 
     asked = parse(reference)
     wanted = ask._replace(precision=asked.precision or ask.precision)
+    if wanted.precision not in PRECISIONS:
+        raise InputError(f"{wanted.precision!r} is no precision", hint=nearest(wanted.precision, PRECISIONS))
     is_unpacked = asked.target == "demo" and engine_of(asked._replace(precision=wanted.precision)) == "transformers"
     target = str(demo_folder(show.say)) if is_unpacked else asked.target
     facts = find(target, asked.within, headers=True)

@@ -97,7 +97,7 @@ def _loading(wanted: dict[str, Any]) -> "Loading":
 def size(text: str) -> int:
     """Bytes: 15GB is 15·10⁹, 15GiB 15·2³⁰."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]i?)?b?", text.strip().lower())
-    if not match or float(match[1]) == 0:
+    if not match or len(match[1]) > 20 or float(match[1]) == 0:
         raise InputError(f"{text!r} is no amount of memory", hint="--budget 15GB, or 900MiB")
     return int(float(match[1]) * _UNITS[match[2] or ""])
 

@@ -56,7 +56,7 @@ def longest_of(text: Mapping[str, Any]) -> int | None:
     """Tokens that a model was made for, when its config says so."""
     for key in _CONTEXT_KEYS:
         value = text.get(key)
-        if isinstance(value, int) and value > 0:
+        if type(value) is int and value > 0:  # not true, which is an int too
             return value
     return None
 

@@ -90,9 +90,9 @@ def _sampling_defaults(metadata: Mapping[str, str], file: str) -> dict[str, Sour
 def read_outline(path: Path) -> GgufOutline:
     """What decides the memory that a GGUF takes, all its parts counted; raises ModelError."""
     _check_file(path)
-    header = read_file_header(path)
-    weights = sum(part.stat().st_size for part in parts_of(path)) - header.data_start
-    return GgufOutline(path.name, header.metadata, weights, unread(header))
+    headers = [read_file_header(part) for part in parts_of(path)]
+    weights = sum(part.stat().st_size for part in parts_of(path)) - headers[0].data_start
+    return GgufOutline(path.name, headers[0].metadata, weights, unread(headers))
 
 
 def read_card(path: Path) -> Card:

@@ -85,15 +85,27 @@ class Outline:
     """What was found of thousands of tensors, so that it is counted once."""
 
     def layers(self) -> Layers:
-        return layers_of(language_part(self.config))
+        return layers_of(self._text())
 
     def token_bytes(self, precision: str) -> int:
         """Keys and values of one token, all layers."""
-        return token_bytes(language_part(self.config), precision)
+        return token_bytes(self._text(), precision)
+
+    def _text(self) -> Mapping[str, Any]:
+        """The language model's counts; its keys' width by their headers where the config leaves heads to the code."""
+        if "text" not in self._counted:
+            text = counts_of(language_part(self.config))
+            if not ({"num_attention_heads", "n_head"} & text.keys()):
+                keys = (one for one in self.tensors if one.name.endswith("k_proj.weight") and "vision" not in one.name)
+                width = next((one.shape[0] for one in keys if len(one.shape) == 2), 0)
+                text |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": width} if width else {}
+            self._counted["text"] = text
+        found: Mapping[str, Any] = self._counted["text"]
+        return found
 
     def need(self, precision: str, *, slots: int, context: int, device: str = "cpu") -> Need:
         """Memory with every slot filled to the context."""
-        text = language_part(self.config)
+        text = self._text()
         width = text.get("hidden_size") or text.get("n_embd") or 0
         inner = text.get("intermediate_size") or text.get("n_inner") or 4 * width
         vocabulary = text.get("vocab_size", 0)
@@ -127,11 +139,11 @@ class Outline:
 
     def read(self, precision: str) -> int:
         """Bytes of weights that computing one token reads: of embeddings one row, of experts those that act."""
-        text, classes = language_part(self.config), self.by_class(precision)
+        text, classes = self._text(), self.by_class(precision)
         unread = self._inputs(precision)
         count = text.get("num_experts") or text.get("num_local_experts") or text.get("n_routed_experts")
         acting = text.get("num_experts_per_tok")
-        if count and acting:
+        if count and acting and acting <= count:
             unread += classes.get("experts", 0) * (count - acting) // count
         return sum(classes.values()) - unread
 
@@ -172,14 +184,21 @@ class GgufOutline(NamedTuple):
     """Of them, what computing one token does not read."""
 
     def said(self, key: str) -> Any:
-        """A value of the architecture's own: none where it is not said."""
-        return self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
+        """A count of the architecture's own, or a list of them by layer: none where it is not said."""
+        found = self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
+        counts = found if isinstance(found, list) else [found]
+        return found if counts and all(map(_is_count, counts)) else None
+
+    def count(self, key: str) -> int:
+        """A count; of one for each layer, the greatest; 0 where it is not said."""
+        found = self.said(key) or 0
+        return int(max(found)) if isinstance(found, list) else int(found)
 
     def layers(self) -> Layers:
-        count = int(self.said("block_count") or 0)
+        count = self.count("block_count")
         heads = self.said("attention.head_count_kv") or self.said("attention.head_count") or 0
         kept = sum(1 for one in heads if one) if isinstance(heads, list) else count if heads else 0
-        shared = min(kept, int(self.said("attention.shared_kv_layers") or 0))
+        shared = min(kept, self.count("attention.shared_kv_layers"))
         window = self.said("attention.sliding_window")
         pattern = self.said("attention.sliding_window_pattern")
         sliding = sum(map(bool, pattern)) if isinstance(pattern, list) else 0
@@ -189,24 +208,20 @@ class GgufOutline(NamedTuple):
 
     def token_bytes(self) -> int:
         """Keys and values of one token in half precision, all layers; 0 where the file does not say."""
-        count, heads = int(self.said("block_count") or 0), self.said("attention.head_count")
-        width = int(self.said("embedding_length") or 0)
-        most = max(heads) if isinstance(heads, list) else heads
+        count, heads = self.count("block_count"), self.said("attention.head_count")
+        width, most = self.count("embedding_length"), self.count("attention.head_count")
         if not most or not count:
             return 0
         kept = self.said("attention.head_count_kv") or heads
         total = sum(kept) if isinstance(kept, list) else kept * count
         shared = self.layers().shared * (total // count)
-        each = (self.said("attention.key_length") or width // most) + (
-            self.said("attention.value_length") or width // most
-        )
+        each = sum(self.count(f"attention.{one}_length") or width // most for one in ("key", "value"))
         return int(2 * (total - shared) * each)
 
     def need(self, *, context: int) -> Need:
         """Memory with the context full; all slots share it."""
-        width = int(self.said("embedding_length") or 0)
-        inner = self.said("feed_forward_length") or 4 * width
-        inner = max(inner) if isinstance(inner, list) else int(inner)
+        width = self.count("embedding_length")
+        inner = self.count("feed_forward_length") or 4 * width
         # As for transformers, in float32; its mask is in half precision.
         work = BATCH * (6 * width + 3 * inner) * 4 + BATCH * context * 2
         texts = self.token_bytes() * context
@@ -215,23 +230,43 @@ class GgufOutline(NamedTuple):
 
     @property
     def longest(self) -> int | None:
-        found = self.said("context_length")
-        return found if isinstance(found, int) and found > 0 else None
+        return self.count("context_length") or None
 
 
-def unread(header: Header) -> int:
-    """Bytes of a GGUF that computing one token does not read: embeddings beside a head, experts that do not act."""
-    sizes = {tensor.name: tensor.bytes for tensor in header.tensors}
+def unread(headers: Sequence[Header]) -> int:
+    """Bytes of a GGUF's parts that computing one token does not read: embeddings by row, experts that do not act."""
+    sizes = {tensor.name: tensor.bytes for header in headers for tensor in header.tensors}
     found = sizes.get("token_embd.weight", 0) if "output.weight" in sizes else 0
-    kind = header.metadata.get("general.architecture")
-    count, acting = (header.metadata.get(f"{kind}.{key}") for key in ("expert_count", "expert_used_count"))
-    if isinstance(count, int) and isinstance(acting, int) and count:
+    found += sizes.get("per_layer_token_embd.weight", 0)
+    said = headers[0].metadata
+    kind = said.get("general.architecture")
+    count, acting = (said.get(f"{kind}.{key}") for key in ("expert_count", "expert_used_count"))
+    if isinstance(count, int) and isinstance(acting, int) and 0 <= acting <= count > 0:
         found += sum(size for name, size in sizes.items() if "_exps." in name) * (count - acting) // count
     return found
 
 
 def _class_of(tensor: Tensor) -> str:
     return next((word for word, pattern in _CLASSES.items() if re.search(pattern, tensor.name)), "norms and biases")
+
+
+# More layers, heads, rows or tokens than any model has.
+_MOST = 1 << 24
+_WORDS = ("layer_types", "hybrid_override_pattern")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= _MOST
+
+
+def counts_of(text: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what is no count where one should stand; of counts by layer, the greatest."""
+    found = {key: text[key] for key in _WORDS if key in text}
+    for key, value in text.items():
+        counts = value if isinstance(value, list) else [value]
+        if key not in _WORDS and counts and all(map(_is_count, counts)):
+            found[key] = max(counts)
+    return found
 
 
 def layers_of(text: Mapping[str, Any]) -> Layers:
@@ -301,7 +336,8 @@ def instead(outline: Outline, order: Sequence[str], *, slots: int, context: int,
     def fits(word: str, count: int, length: int) -> bool:
         return outline.need(word, slots=count, context=length).total <= budget
 
-    for word in [*order, *(smaller for smaller in ("int8", "nf4") if smaller not in order)]:
+    smaller = ("int8", "nf4") if order[0] in BYTES else ()  # what is quantised already stays as it is
+    for word in [*order, *(word for word in smaller if word not in order)]:
         said = "" if word == order[-1] else f"--precision {word} "
         offers = [f"--precision {word}"] if said and fits(word, slots, context) else []
         shorter = longest(lambda length, word=word: fits(word, slots, length), context)  # type: ignore[misc]

@@ -194,7 +194,9 @@ def footprint(tensors: Sequence[Tensor], config: Mapping[str, Any], precision: s
     bitsandbytes quantises the matrices of linear layers, not embeddings, head and vectors. NF4 with double
     quantisation: half a byte a value; a byte for each block of 64; for each 256 blocks a float32; two code tables.
     """
-    tied = bool(config.get("tie_word_embeddings"))
+    part = config.get("text_config")
+    beside = part.get("tie_word_embeddings") if isinstance(part, dict) else None
+    tied = bool(config.get("tie_word_embeddings", beside))
     kept = [t for t in tensors if not _left_out(t) and not (tied and t.name.endswith("lm_head.weight"))]
     if precision not in ("nf4", "int8"):
         return sum(t.parameters for t in kept) * (4 if precision == "fp32" else 2)

@@ -90,7 +90,7 @@ class Facts(Value):
         """Tokens that the model was made for, where its files say so."""
         said = self.gguf or {}
         found = said.get(f"{said.get('general.architecture')}.context_length")
-        return found if isinstance(found, int) and found > 0 else longest_of(self.text)
+        return found if type(found) is int and found > 0 else longest_of(self.text)
 
 
 def find(
@@ -275,9 +275,12 @@ class _Reader:
                     found[name] = header
         return found
 
+    def _part(self, name: str) -> Header | None:
+        return self._try(name, lambda: read_gguf(self.source, name))
+
     def _gguf(self, chosen: list[str]) -> dict[str, Any]:
         file = chosen[0]
-        header = self._try(file, lambda: read_gguf(self.source, file))
+        header = self._part(file)
         if header is None:
             return {"gguf_file": file}
         kept = {
@@ -291,7 +294,7 @@ class _Reader:
             "gguf_file": file,
             "gguf": kept,
             "gguf_header": header.data_start,
-            "gguf_unread": unread(header),
+            "gguf_unread": unread([header, *(one for part in chosen[1:] if (one := self._part(part)))]),
             "template": kept.get("tokenizer.chat_template"),
             "vocabulary": known,
         }

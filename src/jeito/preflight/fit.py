@@ -13,7 +13,7 @@ from jeito.engines.weights import SIZES
 from jeito.errors import InputError
 from jeito.preflight.find import Facts
 from jeito.preflight.loads import Past
-from jeito.preflight.running import weight_files
+from jeito.preflight.running import is_adapter, weight_files
 from jeito.preflight.speed import Bandwidth
 from jeito.types import Several, Value
 
@@ -72,7 +72,11 @@ def outline_of(facts: Facts) -> Outline | GgufOutline | None:
     if facts.gguf is not None and facts.gguf_file:
         sizes = [facts.files.get(name) or 0 for name in weight_files(facts)]
         return GgufOutline(facts.name, facts.gguf, sum(sizes) - facts.gguf_header, facts.gguf_unread)
-    tensors = [tensor for header in facts.headers.values() for tensor in header.tensors]
+    if is_adapter(facts):  # its tensors are no model's
+        return None
+    # Beside the model may lie the same in another layout.
+    held = [facts.headers[name] for name in weight_files(facts) if name in facts.headers]
+    tensors = [tensor for header in held for tensor in header.tensors]
     return Outline(facts.name, facts.config, tensors) if facts.config is not None and tensors else None
 
 

@@ -6,6 +6,8 @@ Kept in home, one entry for a model, precision, device and shape. Knows nothing 
 from statistics import median
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from jeito import home
 from jeito.engines.base import Card
 from jeito.types import Value
@@ -37,7 +39,8 @@ class Past(NamedTuple):
     @property
     def correction(self) -> float:
         """What a prediction is to be multiplied by."""
-        return 1 + self.error if self.error is not None and self.loads >= ENOUGH else 1.0
+        # Less was taken, it may be, only because something else had left room: that is no promise for the next.
+        return 1 + max(0.0, self.error) if self.error is not None and self.loads >= ENOUGH else 1.0
 
 
 def record(name: str, card: Card) -> None:
@@ -58,6 +61,12 @@ def record(name: str, card: Card) -> None:
 
 def past(engine: str, device: str) -> Past:
     """The errors of all loads by this engine on this device."""
-    kept = [Load.model_validate(one) for one in home.all_of(KIND).values()]
-    errors = [one.growth / one.growth_predicted - 1 for one in kept if (one.engine, one.device) == (engine, device)]
+    errors = []
+    for entry in home.all_of(KIND).values():
+        try:
+            one = Load.model_validate(entry)
+        except ValidationError:  # written by another version
+            continue
+        if (one.engine, one.device) == (engine, device) and min(one.growth, one.growth_predicted) > 0:
+            errors.append(one.growth / one.growth_predicted - 1)
     return Past(len(errors), median(errors), min(errors), max(errors)) if errors else Past(0)

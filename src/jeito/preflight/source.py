@@ -13,6 +13,8 @@ LONGEST_SMALL = 4_000_000
 LONGEST_INDEX = 16_000_000
 # Headers of the largest models are under 10 MB.
 LONGEST_HEADER = 16_000_000
+# Values of one tensor: no disk holds more.
+_MOST = 1 << 50
 # Holds the header of nearly every file, in one read.
 FIRST_READ = 65_536
 
@@ -114,6 +116,8 @@ def _header(entries: dict[str, Any], name: str, begin: int) -> SafetensorsHeader
             Tensor(tensor, str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
             for tensor, entry in entries.items()
         )
+        if any(side < 0 for one in tensors for side in one.shape) or any(one.parameters > _MOST for one in tensors):
+            raise ValueError("a tensor of impossible shape")
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise Unreadable(f"{name!r} has an unreadable header: {error!r}") from error

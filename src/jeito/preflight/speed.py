@@ -30,7 +30,8 @@ class Bandwidth(Value):
 def bandwidth(device: str = "cpu") -> Bandwidth:
     """Of a GPU as its driver states it, where it does; of the machine's memory as measured now."""
     driver = find_driver() if device.startswith("cuda") else None
-    stated = driver.gpus[int(device.partition(":")[2] or 0)].bandwidth if driver else None
+    number = int(device.partition(":")[2] or 0)
+    stated = driver.gpus[number].bandwidth if driver and number < len(driver.gpus) else None
     if stated:
         return Bandwidth(bytes=stated, how="as the driver states it")
     return Bandwidth(bytes=measure(), how="as measured now")
