@@ -1,7 +1,9 @@
 """Agents: runs whose replies call tools, on a toy that says what it is told to, and on the demo model."""
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,16 @@ import pytest
 
 from jeito.behaviour.load import load
 from jeito.decode.local import LocalModel
+from jeito.decode.noise import derive
 from jeito.engines.base import Logits
-from jeito.engines.toy import END, VOCABULARY, ToyEngine
+from jeito.engines.toy import END, TEMPLATE, VOCABULARY, ToyEngine
+from jeito.errors import ContextError, JeitoError
+from jeito.run.agent import following
 from jeito.run.replay import replay
 from jeito.run.run import Run, run
 from jeito.run.tools import Tool, Toolbox
 from jeito.trace.log import Log
-from jeito.types import Step, ToolCall, Trace
+from jeito.types import Message, Request, Step, ToolCall, Trace, Turn, Usage
 
 CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "23*19"}}\n</tool_call>'
 
@@ -238,3 +243,90 @@ def test_the_demo_model_calls_the_calculator_and_says_what_it_gave(demo_model: L
     assert (call.name, list(call.arguments)) == ("calculator", ["expression"])
     assert trace.turns[0].steps[0].result in trace.answer
     assert (trace.turns[1].usage.cached or 0) > 0.9 * trace.turns[0].usage.prompt
+
+
+def test_what_was_done_before_an_interrupt_is_in_the_trace() -> None:
+    def stop_after_one(made: ToolCall | Step) -> None:
+        if isinstance(made, Step):
+            raise KeyboardInterrupt
+
+    two = called("calculator", expression="1+1") + "\n" + called("calculator", expression="2+2")
+    one = run(load("plain", ["tools=[calculator]"]), says(two), "hi", seed=1, notice=stop_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        one.text()
+    trace = one.trace
+    assert trace.finish == "cancelled"
+    assert [step.result for step in trace.turns[0].steps] == ["2"]
+    assert len(trace.calls) == 2
+    assert trace.usage == trace.turns[0].usage
+
+
+def test_a_turn_that_found_no_room_is_not_counted() -> None:
+    def long() -> str:
+        return "x " * 3900
+
+    one = run(load("plain"), says(called("long")), "hi", seed=1, tools=Toolbox([Tool.from_function(long)]))
+    with pytest.raises(ContextError):
+        one.text()
+    assert one.trace.usage == one.trace.turns[0].usage
+
+
+def test_results_are_told_beside_a_complaint() -> None:
+    call = ToolCall(id="call-0", name="now", arguments={})
+    turn = Turn(
+        prompt_digest="", answer="", tokens=1, finish="tool_calls", usage=Usage(), repair="Write it again.",
+        steps=(Step(call=call, result="noon"),),
+    )  # fmt: skip
+    asked = following(Request(messages=(Message(role="user", content="hi"),)), turn, 1, 1)
+    assert [message.content for message in asked.messages] == ["hi", "", "noon", "Write it again."]
+
+
+def test_time_counts_from_the_start_of_a_run() -> None:
+    one = run(load("plain", ["tools=[calculator]", "limits.seconds=60"]), says(CALL, "done"), "hi", seed=1)
+    assert one._agent is not None
+    one._agent.begun -= 100  # it waited for others
+    assert ended(one).finish == "stop"
+
+
+def test_behaviours_that_are_asked_share_no_noise_with_the_asker(tmp_path: Path) -> None:
+    kid = behaviour(tmp_path, "name: kid", "kid")
+    both = called("kid", question="a") + "\n" + called("kid", question="b")
+    trace = ended(run(load("plain", [f'tools=["behaviour:{kid}"]']), says(both, "ok"), "hi", seed=7))
+    seeds = {step.run.seed for turn in trace.turns for step in turn.steps if step.run}
+    assert len(seeds) == 2
+    assert not seeds & {derive(7, turn) for turn in range(len(trace.turns) + 1)}
+
+
+def test_reasoning_between_marks_of_plain_text_is_told_apart_beside_tools() -> None:
+    engine = says("<think>hmm</think>Hello")._engine
+    engine.card = replace(engine.card, template=f"{TEMPLATE}{{# <think></think> #}}")  # type: ignore[misc]
+    trace = ended(run(load("plain", ["tools=[now]"]), LocalModel(engine, "thinker"), "hi", seed=1))
+    assert (trace.reasoning, trace.answer) == ("hmm", "Hello")
+
+
+@pytest.mark.parametrize(
+    ("contract", "refusal"),
+    [
+        ({"json_schema": {"type": "object", "minProperties": 2}}, "json_schema uses minProperties"),
+        ({"json_schema": {"unknown": 1}}, "'unknown' is no keyword"),
+        ({"regex": "("}, "output.regex cannot be compiled"),
+    ],
+)
+def test_a_contract_beside_tools_is_as_strict_as_alone(contract: dict[str, object], refusal: str) -> None:
+    one = run(load("plain", ["tools=[now]", f"output={json.dumps(contract)}"]), says("x"), "hi", seed=1)
+    with pytest.raises(JeitoError, match=re.escape(refusal)):
+        one.text()
+
+
+@pytest.mark.parametrize("regex", ["a/b", r"a\/b", "[a]/b"])
+def test_a_slash_in_a_regex_stands_beside_tools(regex: str) -> None:
+    one = run(load("plain", ["tools=[now]", f"output={json.dumps({'regex': regex})}"]), says("a/b"), "hi", seed=1)
+    assert one.text() == "a/b"
+
+
+def test_what_a_tool_says_of_itself_cannot_be_taken_for_a_turn_either() -> None:
+    box = Toolbox([Tool("calculator", FORGED, {"type": "object", "description": FORGED}, lambda arguments, seconds: 1)])
+    trace = ended(run(load("plain", ["tools=[calculator]"]), says("ok"), "go", seed=1, tools=box))
+    listed = (trace.prompt or "").partition("You can use these tools:\n")[2].partition("\nTo use one")[0]
+    assert "calculator" in listed
+    assert not any(mark in listed for mark in ("<tool_call>", "<|im_end|>", "<tool_response>"))

@@ -53,7 +53,7 @@ def step(made: "ToolCall | Step") -> None:
     from jeito.types import Step
 
     if isinstance(made, Step):
-        first, *more = made.result.splitlines() or [""]
+        first, *more = _plain(made.result).splitlines() or [""]
         say(
             f"  {'failed' if made.error else 'gave'}: {first[:200]}"
             + (f" (and {len(more)} lines more)" if more else "")
@@ -75,7 +75,12 @@ def _written(call: "ToolCall") -> str:
     import json
 
     given = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.arguments.items())
-    return f"{call.name}({', '.join(given)})"
+    return _plain(f"{call.name}({', '.join(given)})")
+
+
+def _plain(text: str) -> str:
+    """A stranger's text for a terminal: what would move its cursor or turn its letters round is shown as an escape."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, errors: bool = False) -> None:

@@ -3,12 +3,15 @@
 Text outside of calls stays free. Knows nothing of matchers and masks; syntax: llguidance's docs/syntax.md.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jeito.decode.call_reader import kinds
 from jeito.decode.dialects import NAME, Dialect, to_json
+from jeito.decode.grammar import JSON_FORM
+from jeito.decode.schema import check
 from jeito.errors import InputError, UnsupportedError, nearest
 from jeito.types import Request
 
@@ -66,11 +69,13 @@ def of_request(dialect: Dialect, request: Request, prompt: str, special: Mapping
     calls = calls_of("required")
     assert calls is not None, "there are tools"
     if output.json_schema is not None:
-        answer = "%json " + to_json({**output.json_schema, "x-guidance": _STYLE})
+        answer = "%json " + to_json(json.loads(check(output.json_schema)) | {"x-guidance": JSON_FORM})
     elif output.choice is not None:
         answer = " | ".join(to_json(one) for one in output.choice)
     else:
-        answer = "/" + (output.regex or "").replace("/", "\\/") + "/"
+        # A slash would end it there; one that is escaped already stays so.
+        regex = re.sub(r"(\\.)|/", lambda found: found[1] or "\\/", output.regex or "", flags=re.DOTALL)
+        answer = f"/{regex}/"
     return calls.replace("start:", "called:", 1) + f"\nstart: called | answer\nanswer: {answer}"
 
 

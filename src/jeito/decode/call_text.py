@@ -49,7 +49,7 @@ class CallText:
         return self._told(self._parser.feed(shown.answer), shown.reasoning)
 
     def begin_answer(self) -> None:
-        self._reply.begin_answer()
+        """Nothing: free text is allowed to begin like a mark of reasoning, so its bytes decide."""
 
     def finish(self) -> Shown:
         """What was held back for something that never came."""

@@ -91,6 +91,7 @@ class Rules:
         self._thought = 0
         self._owed: list[int] = []  # of a mark of reasoning, still to be written
         self._opens: int | None = None  # the token that opens reasoning although the contract does not allow it
+        self._is_begun = False  # the contract: nothing stands before it any more
         self._ends = np.array(sorted(engine.card.ends), np.intp)
 
     def holds_back(self, token: int) -> bool:
@@ -110,7 +111,7 @@ class Rules:
         mask = self.contract.allowed()
         if has_to_speak:
             mask[self._ends] = False
-        if self._tags and self.text.phase == "begin":
+        if self._tags and self.text.phase == "begin" and not self._is_begun:
             first = self._tags.open[0]
             self._opens = None if mask[first] else first
             mask[first] = True
@@ -141,6 +142,7 @@ class Rules:
             self._owed, self._opens = self._tags.open[1:], None
         elif self.contract:
             self.contract.accept(token)
+            self._is_begun = True
             self.text.begin_answer()
         if token in self._engine.card.ends:
             return b""

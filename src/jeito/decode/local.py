@@ -87,7 +87,7 @@ class LocalModel:
 
         Before the first event raises ContextError, and InputError or UnsupportedError for a contract that cannot be.
         """
-        if request.output and not request.tools:
+        if request.output:
             self._grammars.begin(request.output)  # refused before anything is rendered
         start, tokens = self._prepare(request)
         shape = self._shape(request) if start.exact.held else None
@@ -123,7 +123,15 @@ class LocalModel:
             output = Output(lark=lark) if lark else None
             first = sum(len(message.calls) for message in request.messages)
             text = CallText(dialect, request.tools, prompt, first=first, stops=stops, marks=marks, inside=inside)
-        contract = self._grammars.begin(output) if output else None
+        try:
+            contract = self._grammars.begin(output) if output else None
+        except InputError as error:
+            if output is request.output:
+                raise
+            raise InputError(
+                f"calls cannot be held to the schemas of these tools: {error}",
+                hint="docs/contracts.md says what a schema may use; leave the tool out",
+            ) from error
         return Rules(
             self._engine,
             text or ReplyText(stops, marks, inside=inside, contracted=contract is not None),

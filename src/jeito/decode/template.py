@@ -220,11 +220,20 @@ class Template:
 
         Tools that the template has no known place for end the instruction, wherever it stands.
         """
+        tools = [self._harmless(tool) for tool in tools]
         if tools and not self.has_tools:
             system = "\n\n".join(filter(None, (system.strip("\n"), self.dialect.instruction(tools))))
             tools = ()
         turns, placement = self.place(messages, system, placement)
         return self.render(turns, tools), placement
+
+    def _harmless(self, said: Any) -> Any:
+        """A tool's schema, which a stranger may have written: none of its texts is a mark."""
+        if isinstance(said, Mapping):
+            return {key: self._harmless(value) for key, value in said.items()}
+        if isinstance(said, list | tuple):
+            return [self._harmless(value) for value in said]
+        return as_data(said, self._marks) if isinstance(said, str) else said
 
     def place(self, messages: Sequence[Message], system: str, placement: Placement) -> tuple[list[Message], Placement]:
         """The conversation with the instruction in it, and where it went."""

@@ -39,30 +39,30 @@ class Agent:
     ) -> None:
         self.tools, self.limits = tools, limits
         self._answer, self._confirm, self._notice = ask, confirm, notice
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
+        """When the run's time began, which is not when it was made: it may have waited for others."""
         self.calls = 0
         self._child: Trace | None = None
 
     def seconds_left(self) -> float | None:
         limit = self.limits.seconds
-        return None if limit is None else limit - (time.monotonic() - self._begun)
+        return None if limit is None else limit - (time.monotonic() - self.begun)
 
-    def steps(self, calls: tuple[ToolCall, ...]) -> tuple[list[Step], Stop | None]:
-        """Make these calls, one after the other, as far as the limits go."""
-        made: list[Step] = []
+    def steps(self, calls: tuple[ToolCall, ...], made: list[Step]) -> Stop | None:
+        """Make these calls, one after the other, as far as the limits go; `made` has them even if it is broken off."""
         for call in calls:
             left = self.seconds_left()
             if self.calls >= self.limits.calls:
-                return made, Stop("limit", f"limits.calls: {self.limits.calls}")
+                return Stop("limit", f"limits.calls: {self.limits.calls}")
             if left is not None and left <= 0:
-                return made, Stop("limit", f"limits.seconds: {self.limits.seconds:g}")
+                return Stop("limit", f"limits.seconds: {self.limits.seconds:g}")
             self.calls += 1
             if self._notice:
                 self._notice(call)
             made.append(self._step(call, left))
             if self._notice:
                 self._notice(made[-1])
-        return made, None
+        return None
 
     def _step(self, call: ToolCall, left: float | None) -> Step:
         tool = self.tools.tools.get(call.name)
@@ -94,10 +94,9 @@ def following(request: Request, turn: Turn, seed: int, number: int) -> Request:
     A call that had to be made has been made: from then on the model is free. Each turn draws with a seed of its own.
     """
     said = Message(role="assistant", content=turn.answer, calls=tuple(step.call for step in turn.steps))
+    told = [Message(role="tool", content=step.result, call_id=step.call.id) for step in turn.steps]
     if turn.repair is not None:
-        told = [Message(role="user", content=turn.repair)]
-    else:
-        told = [Message(role="tool", content=step.result, call_id=step.call.id) for step in turn.steps]
+        told.append(Message(role="user", content=turn.repair))
     sampling = request.sampling.model_copy(update={"seed": derive(seed, number)})
     changes: dict[str, object] = {"messages": (*request.messages, said, *told), "sampling": sampling}
     if turn.steps and request.tool_choice not in ("auto", "none"):

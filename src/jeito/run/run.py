@@ -28,6 +28,7 @@ from jeito.types import (
     Request,
     Seconds,
     Start,
+    Step,
     Token,
     ToolCall,
     Trace,
@@ -92,7 +93,7 @@ def _run(
             return Result(text=f"behaviours that ask behaviours: {DEEPEST} deep is enough", error=True), None
         asked = _within(load(reference), seconds)
         child = _run(
-            asked, model, question, seed=derive(made.trace.seed, 1 + len(made.trace.turns)), name=reference,
+            asked, model, question, seed=derive(made.trace.seed, 2**32 + made.calls), name=reference,
             depth=depth + 1, allow_unsupported=allow_unsupported, confirm=confirm, notice=notice,
         )  # fmt: skip
         try:
@@ -136,6 +137,8 @@ class Run:
         self._start = Start(template="", placement="system", prompt="", prompt_digest="", tokens=0)
         self._turns: list[Turn] = []
         self._seconds = Seconds()
+        self._is_open = False
+        """Is a reply under way that no turn holds yet?"""
         self._since = 0
         """How many tokens earlier replies of this run have."""
         self._events: Generator[Event] | None = None
@@ -161,6 +164,8 @@ class Run:
         if self._events is None and self.trace.finish is None:
             self._keep("begin")
             self._begun = time.perf_counter()
+            if self._agent is not None:
+                self._agent.begun = time.monotonic()
             self._ask(self.trace.request)
         return self
 
@@ -173,7 +178,7 @@ class Run:
             self._fail(error)
             raise
         assert isinstance(started, Start), "a model's first event is its Start"
-        self._start = started
+        self._start, self._is_open = started, True
         if not self._turns:
             self._note(started)
 
@@ -203,16 +208,16 @@ class Run:
         if self._agent is None and complaint is None and not self._turns:
             self._finish(end.finish, end.why, end=end)
             return
-        steps, stop = self._agent.steps(end.calls) if self._agent and end.finish == "tool_calls" else ([], None)
-        answer, reasoning = self._said(end)
-        turn = Turn(
-            prompt_digest=self._start.prompt_digest, answer=answer, reasoning=reasoning,
-            tokens=len(self._tokens) - self._since, finish=end.finish, usage=end.usage, steps=tuple(steps),
-            repair=complaint,
-        )  # fmt: skip
-        self._seconds = _added(self._seconds, end.seconds)
-        self._turns.append(turn)
-        self.trace = self.trace.model_copy(update={"turns": tuple(self._turns)})
+        steps: list[Step] = []
+        stop, is_whole = None, False
+        try:
+            if self._agent and end.finish == "tool_calls":
+                stop = self._agent.steps(end.calls, steps)
+            is_whole = True
+        finally:  # what was done is told, even where a person broke it off
+            turn = self._turn(end, steps, complaint)
+            if not is_whole:
+                self._finish("cancelled", None, end=end)
         if not steps and complaint is None and stop is None:
             self._finish(end.finish, end.why, end=end)
             return
@@ -224,12 +229,31 @@ class Run:
             return
         self._ask(following(self._request, turn, self.trace.seed, len(self._turns)))
 
+    def _turn(self, end: End, steps: Sequence[Step], complaint: str | None) -> Turn:
+        """The current reply as a turn of the trace."""
+        answer, reasoning = self._said(end)
+        turn = Turn(
+            prompt_digest=self._start.prompt_digest, answer=answer, reasoning=reasoning,
+            tokens=len(self._tokens) - self._since, finish=end.finish, usage=end.usage, steps=tuple(steps),
+            repair=complaint,
+        )  # fmt: skip
+        self._seconds = _added(self._seconds, end.seconds)
+        self._turns.append(turn)
+        self._is_open = False
+        self.trace = self.trace.model_copy(update={"turns": tuple(self._turns)})
+        return turn
+
     def _said(self, end: End | None) -> tuple[str, str]:
         """Answer and reasoning of the current reply."""
         own = self._tokens[self._since :]
         answer = "".join(token.text for token in own) + (end.text if end else "")
         reasoning = "".join(token.reasoning for token in own) + (end.reasoning if end else "")
         return answer, reasoning.strip()
+
+    @property
+    def calls(self) -> int:
+        """How many calls were begun."""
+        return self._agent.calls if self._agent else 0
 
     def text(self) -> str:
         """The whole answer; runs to the end."""
@@ -291,7 +315,7 @@ class Run:
         forced = sum(token.forced for token in own)
         broken_off = Usage(prompt=self._start.tokens, cached=None, generated=len(own), forced=forced)
         usages = [turn.usage for turn in self._turns]
-        if not self._turns or end is None:
+        if not self._turns or self._is_open:
             usages.append(end.usage if end else broken_off)
         found["usage"] = _sum(usages)
         found["seconds"] = (
