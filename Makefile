@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Lines of Python in src/. It moves only with a reason in the commit message.
-LINE_BUDGET := 17100
+LINE_BUDGET := 18700
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix bench docs system
@@ -44,7 +44,7 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.base
 	@echo "installing what tests and checks need (torch too, some 200 MB) …"
-	@$(PIP) --editable '.[dev,hf,mcp]'
+	@$(PIP) --editable '.[dev,hf,mcp,serve]'
 	@touch $@
 
 setup: $(VENV)/.dev

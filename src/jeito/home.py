@@ -37,6 +37,11 @@ def hub_is_offline() -> bool:
     return (os.environ.get("HF_HUB_OFFLINE") or "").upper() in ("1", "ON", "YES", "TRUE")
 
 
+def api_keys() -> list[str]:
+    """Keys that a server takes (JEITO_KEYS), commas between."""
+    return [key.strip() for key in (os.environ.get("JEITO_KEYS") or "").split(",") if key.strip()]
+
+
 def recall(kind: str, key: str) -> Any | None:
     """A fact kept on this machine, such as a file's digest; none when nothing readable is kept."""
     return all_of(kind).get(key)

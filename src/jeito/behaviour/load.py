@@ -32,13 +32,15 @@ _NAME = re.compile(r"[\w.-]+")
 class Loaded(NamedTuple):
     """A behaviour, and where each of its values comes from, by dotted path (`sampling.temperature`, `tools.0.use`).
 
-    `chain`: the files, the one that was named first, then its parents. `flags`: paths whose value was typed.
+    `chain`: the files, the one that was named first, then its parents. `flags`: paths whose value was typed, or came
+    with a request (`typed_by`).
     """
 
     behaviour: Behaviour
     places: Mapping[str, Place] = {}
     chain: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
+    typed_by: Literal["flag", "request"] = "flag"
 
 
 class Listing(NamedTuple):

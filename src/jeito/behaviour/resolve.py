@@ -51,7 +51,7 @@ def resolve(
     if seed is not None:
         if not 0 <= seed < 2**64:
             raise InputError(f"a seed is a number from 0 to 2^64 - 1, not {seed}", hint="--seed 0")
-        chosen["seed"], sources["seed"] = seed, Sourced(value=seed, source="flag")
+        chosen["seed"], sources["seed"] = seed, Sourced(value=seed, source=loaded.typed_by)
     needs = behaviour.needs() | {knob for knob, value in chosen.items() if not is_neutral(knob, value)}
     lacking = needs - abilities
     unsupported = _unsupported(behaviour, chosen, lacking, context, allow_unsupported)
@@ -215,7 +215,7 @@ def _other_values(loaded: Loaded, effective: Behaviour) -> Iterator[tuple[str, S
 
 def _source(loaded: Loaded, path: str, value: JsonValue) -> Sourced:
     if any(flag == path or flag.startswith(f"{path}.") for flag in loaded.flags):
-        return Sourced(value=value, source="flag")
+        return Sourced(value=value, source=loaded.typed_by)
     if place := loaded.places.get(path):
         return Sourced(value=value, source="behaviour", file=place.file, line=place.line)
     above, _, leaf = path.rpartition(".")

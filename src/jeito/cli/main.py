@@ -16,12 +16,14 @@ from jeito.cli import (
     demo,
     doctor,
     explain,
+    export,
     fit,
     log,
     model,
     models,
     pull,
     replay,
+    serve,
 )
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
@@ -57,6 +59,7 @@ app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
+app.command("export")(export.export)
 app.command("model")(model.model)
 app.command("check")(check.check)
 app.command("fit")(fit.fit)
@@ -68,6 +71,7 @@ app.command("behaviours")(behaviours.behaviours)
 app.command("schema")(behaviours.schema)
 app.add_typer(log.app, name="log")
 app.command("replay")(replay.replay)
+app.command("serve")(serve.serve)
 
 
 def main() -> None:

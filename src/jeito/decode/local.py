@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from typing import Any
@@ -82,8 +82,8 @@ class LocalModel:
             **card.versions,
         }
 
-    def stream(self, request: Request) -> Generator[Event]:
-        """Render, submit, then events as they come.
+    def stream(self, request: Request, is_left: Callable[[], bool] = lambda: False) -> Generator[Event]:
+        """Render, submit, then events as they come; soon after nobody waits for it (`is_left`) it ends as cancelled.
 
         Before the first event raises ContextError, and InputError or UnsupportedError for a contract that cannot be.
         """
@@ -97,7 +97,7 @@ class LocalModel:
             sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs, rules)
         try:
             yield start
-            yield from self._events(sequence)
+            yield from self._events(sequence, is_left)
         finally:
             # The garbage collector may close us inside a step of this very thread: so never wait for the lock here.
             self._abandoned.append(sequence)
@@ -204,10 +204,12 @@ class LocalModel:
         while self._abandoned:
             self.decoder.cancel(self._abandoned.popleft())
 
-    def _events(self, sequence: Sequence) -> Generator[Event]:
+    def _events(self, sequence: Sequence, is_left: Callable[[], bool]) -> Generator[Event]:
         memory: dict[str, dict[str, int]] = {}
         while True:
             while not sequence.ready:
+                if is_left():
+                    self._abandoned.append(sequence)
                 with self._crank:
                     self._sweep()
                     if not sequence.ready:

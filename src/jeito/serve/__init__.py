@@ -1,0 +1,1 @@
+"""Others call it: behaviours behind OpenAI's API."""
