@@ -14,7 +14,8 @@ pytest.importorskip("transformers")
 from jeito import home as places
 from jeito.cli.main import _run
 from jeito.engines import llama_file
-from jeito.engines.needs import GgufOutline, Outline, layers_of, longest, token_bytes
+from jeito.engines.llama_needs import GgufOutline
+from jeito.engines.needs import Outline, layers_of, longest, token_bytes
 from jeito.engines.transformers import read_outline
 from jeito.engines.weights import Tensor, is_quantised
 from jeito.errors import InputError

@@ -62,7 +62,7 @@ def fit(
 
 def _model(reference: str, ask: "Ask", speed: "Bandwidth", json: bool) -> int:
     from jeito.engines.demo import demo_folder
-    from jeito.engines.needs import GgufOutline
+    from jeito.engines.llama_needs import GgufOutline
     from jeito.preflight.find import find
     from jeito.preflight.fit import fit, outline_of
     from jeito.preflight.loads import past

@@ -10,7 +10,7 @@ from jeito.engines.base import Card
 from jeito.engines.gguf_header import read_file_header
 from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import BATCH
-from jeito.engines.needs import GgufOutline, unread
+from jeito.engines.llama_needs import GgufOutline, unread
 from jeito.errors import ModelError
 from jeito.types import Sourced
 

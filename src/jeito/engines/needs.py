@@ -1,7 +1,7 @@
 """What a model needs of memory, by part, before it is loaded; and what would fit when it does not.
 
-Figures come from config.json and the headers of weight files, or from the header of a GGUF. Knows nothing of torch and
-of llama.cpp: what they take besides was measured (`bench/fit.py`).
+Figures come from config.json and the headers of weight files; a GGUF's are llama_needs.py's. Knows nothing of torch:
+what it takes besides was measured (`bench/fit.py`).
 """
 
 import re
@@ -11,7 +11,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from jeito.engines.folder import BATCH, language_part
-from jeito.engines.gguf_header import Header, Value
 from jeito.engines.weights import SIZES, Tensor, footprint, is_quantised
 from jeito.errors import ModelError
 
@@ -20,7 +19,7 @@ SHORTEST = 256
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "nf4": 2, "int8": 2}
 """Of one value of keys and values, and of what passes from layer to layer."""
 # What a process grows by besides: threads' stacks, code that is first run, tokenizers. Measured on CPUs.
-TORCH_BESIDE, LLAMA_BESIDE = 48_000_000, 31_000_000
+TORCH_BESIDE = 48_000_000
 
 _INPUT = r"embed_tokens|wte|embed_in|word_embeddings|tok_embeddings"
 # What tensors are for, by the words that architectures use in their names; the first that matches.
@@ -174,78 +173,6 @@ class Outline:
         return self._bytes([tensor for tensor in self.tensors if re.search(_INPUT, tensor.name)], precision)
 
 
-class GgufOutline(NamedTuple):
-    """What decides the memory that a GGUF takes: its metadata, and the bytes of its tensors, of all its parts."""
-
-    name: str
-    metadata: Mapping[str, Value]
-    weights: int
-    unread: int = 0
-    """Of them, what computing one token does not read."""
-
-    def said(self, key: str) -> Any:
-        """A count of the architecture's own, or a list of them by layer: none where it is not said."""
-        found = self.metadata.get(f"{self.metadata.get('general.architecture')}.{key}")
-        counts = found if isinstance(found, list) else [found]
-        return found if counts and all(map(_is_count, counts)) else None
-
-    def count(self, key: str) -> int:
-        """A count; of one for each layer, the greatest; 0 where it is not said."""
-        found = self.said(key) or 0
-        return int(max(found)) if isinstance(found, list) else int(found)
-
-    def layers(self) -> Layers:
-        count = self.count("block_count")
-        heads = self.said("attention.head_count_kv") or self.said("attention.head_count") or 0
-        kept = sum(1 for one in heads if one) if isinstance(heads, list) else count if heads else 0
-        shared = min(kept, self.count("attention.shared_kv_layers"))
-        window = self.said("attention.sliding_window")
-        pattern = self.said("attention.sliding_window_pattern")
-        sliding = sum(map(bool, pattern)) if isinstance(pattern, list) else 0
-        if not isinstance(window, int) or window < 1:
-            window, sliding = None, 0
-        return Layers(kept - shared - sliding, sliding, shared, count - kept, window if sliding else None)
-
-    def token_bytes(self) -> int:
-        """Keys and values of one token in half precision, all layers; 0 where the file does not say."""
-        count, heads = self.count("block_count"), self.said("attention.head_count")
-        width, most = self.count("embedding_length"), self.count("attention.head_count")
-        if not most or not count:
-            return 0
-        kept = self.said("attention.head_count_kv") or heads
-        total = sum(kept) if isinstance(kept, list) else kept * count
-        shared = self.layers().shared * (total // count)
-        each = sum(self.count(f"attention.{one}_length") or width // most for one in ("key", "value"))
-        return int(2 * (total - shared) * each)
-
-    def need(self, *, context: int) -> Need:
-        """Memory with the context full; all slots share it."""
-        width = self.count("embedding_length")
-        inner = self.count("feed_forward_length") or 4 * width
-        # As for transformers, in float32; its mask is in half precision.
-        work = BATCH * (6 * width + 3 * inner) * 4 + BATCH * context * 2
-        texts = self.token_bytes() * context
-        peak = self.weights + texts + work + LLAMA_BESIDE
-        return Need(self.weights, texts, work, self.weights + texts, self.weights, LLAMA_BESIDE, peak)
-
-    @property
-    def longest(self) -> int | None:
-        return self.count("context_length") or None
-
-
-def unread(headers: Sequence[Header]) -> int:
-    """Bytes of a GGUF's parts that computing one token does not read: embeddings by row, experts that do not act."""
-    sizes = {tensor.name: tensor.bytes for header in headers for tensor in header.tensors}
-    found = sizes.get("token_embd.weight", 0) if "output.weight" in sizes else 0
-    found += sizes.get("per_layer_token_embd.weight", 0)
-    said = headers[0].metadata
-    kind = said.get("general.architecture")
-    count, acting = (said.get(f"{kind}.{key}") for key in ("expert_count", "expert_used_count"))
-    if isinstance(count, int) and isinstance(acting, int) and 0 <= acting <= count > 0:
-        found += sum(size for name, size in sizes.items() if "_exps." in name) * (count - acting) // count
-    return found
-
-
 def _class_of(tensor: Tensor) -> str:
     return next((word for word, pattern in _CLASSES.items() if re.search(pattern, tensor.name)), "norms and biases")
 
@@ -255,7 +182,8 @@ _MOST = 1 << 24
 _WORDS = ("layer_types", "hybrid_override_pattern")
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Is a stranger's value a number that some part of a model may have?"""
     return isinstance(value, int) and 0 <= value <= _MOST
 
 
@@ -264,7 +192,7 @@ def counts_of(text: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: text[key] for key in _WORDS if key in text}
     for key, value in text.items():
         counts = value if isinstance(value, list) else [value]
-        if key not in _WORDS and counts and all(map(_is_count, counts)):
+        if key not in _WORDS and counts and all(map(is_count, counts)):
             found[key] = max(counts)
     return found
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from jeito.engines.demo import demo_file
 from jeito.engines.folder import language_part, longest_of
 from jeito.engines.gguf_header import Header, Omitted, read_header
-from jeito.engines.needs import unread
+from jeito.engines.llama_needs import unread
 from jeito.engines.transformers import locate
 from jeito.errors import InputError, ModelError
 from jeito.preflight.gguf import HUB, SHARD, choose_gguf

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jeito.engines.llama_file import SLOTS as LLAMA_SLOTS
-from jeito.engines.needs import SMALLER, GgufOutline, Need, Outline, instead, longest
+from jeito.engines.llama_needs import GgufOutline
+from jeito.engines.needs import SMALLER, Need, Outline, instead, longest
 from jeito.engines.transformers import SLOTS
 from jeito.engines.weights import SIZES
 from jeito.errors import InputError

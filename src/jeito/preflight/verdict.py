@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from jeito.engines.needs import GgufOutline, gigabytes
+from jeito.engines.llama_needs import GgufOutline
+from jeito.engines.needs import gigabytes
 from jeito.home import hub_endpoint
 from jeito.preflight.find import Facts, is_safe
 from jeito.preflight.finding import Finding, found

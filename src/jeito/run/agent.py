@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jeito.behaviour.behaviour import Limits
 from jeito.decode.noise import derive
 from jeito.run.tools import Result, Tool, Toolbox
-from jeito.types import Finish, Message, Request, Step, ToolCall, Trace, Turn
+from jeito.types import End, Finish, Message, Request, Step, ToolCall, Trace, Turn
 
 Confirm = Callable[[ToolCall], bool]
 """May this call be made? Asked of a person, for tools whose permission is `ask`."""
@@ -102,3 +102,13 @@ def following(request: Request, turn: Turn, seed: int, number: int) -> Request:
     if turn.steps and request.tool_choice not in ("auto", "none"):
         changes["tool_choice"] = "auto"
     return request.model_copy(update=changes)
+
+
+def complaint_of(end: End, request: Request) -> str | None:
+    """What the model is told was wrong with its reply, in words that it can act on; none where nothing was."""
+    if end.unreadable:
+        return f"A tool call could not be read: {end.unreadable[0]}. Write it again, complete and in its form."
+    if request.output is not None and end.finish in ("contract", "length"):
+        why = end.why or f"it was cut off after {end.usage.generated} tokens"
+        return f"The answer does not have the form that was asked for: {why}. Answer again, shorter and complete."
+    return None

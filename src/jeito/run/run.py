@@ -1,4 +1,7 @@
-"""The heart: a behaviour and a model make a run; a run leaves a trace. Lazy: nothing is computed until it is read."""
+"""The heart: a behaviour and a model make a run; a run leaves a trace. Lazy: nothing is computed until it is read.
+
+Long, since a run has one state, from its first turn to its trace, and whatever breaks it off must leave that whole.
+"""
 
 import json
 import platform
@@ -16,7 +19,7 @@ from jeito.behaviour.resolve import Resolved, request, resolve
 from jeito.decode.noise import derive
 from jeito.engines.base import Model
 from jeito.errors import JeitoError, LogError
-from jeito.run.agent import Agent, Confirm, Notice, Stop, following
+from jeito.run.agent import Agent, Confirm, Notice, Stop, complaint_of, following
 from jeito.run.tools import Result, Toolbox, open_tools
 from jeito.trace.log import Log, new_id
 from jeito.types import (
@@ -204,7 +207,7 @@ class Run:
 
     def _go_on(self, end: End) -> None:
         """A reply has ended: the run ends with it, or goes on with what its calls gave, or with what was wrong."""
-        complaint = _complaint(end, self._request) if self._repairs else None
+        complaint = complaint_of(end, self._request) if self._repairs else None
         if self._agent is None and complaint is None and not self._turns:
             self._finish(end.finish, end.why, end=end)
             return
@@ -345,16 +348,6 @@ class Run:
                 self._log.finish(self.trace)
         except LogError as error:
             self.losses = [f"run {self.trace.id} is not in the log: {error}"]
-
-
-def _complaint(end: End, request: Request) -> str | None:
-    """What the model is told was wrong with its reply, in words that it can act on; none where nothing was."""
-    if end.unreadable:
-        return f"A tool call could not be read: {end.unreadable[0]}. Write it again, complete and in its form."
-    if request.output is not None and end.finish in ("contract", "length"):
-        why = end.why or f"it was cut off after {end.usage.generated} tokens"
-        return f"The answer does not have the form that was asked for: {why}. Answer again, shorter and complete."
-    return None
 
 
 def _unmade(end: End | None, turns: Sequence[Turn]) -> tuple[ToolCall, ...]:
