@@ -111,7 +111,9 @@ def test_a_model_that_calls_for_ever_is_ended_by_a_limit(limit: str, tmp_path: P
     slow.write_text('import time\n\n\ndef calculator(expression: str) -> str:\n    time.sleep(0.2)\n    return "no"\n')
     trace = ended(run(load("plain", [f"tools=[{slow}:calculator]", limit]), says(CALL), "go", seed=1))
     assert (trace.finish, trace.why) == ("limit", LIMITS[limit])
-    assert trace.calls
+    made = [step for turn in trace.turns for step in turn.steps]
+    most = {"limits.calls=2": 2, "limits.turns=3": 3}.get(limit)
+    assert len(made) == most if most else 0 < len(made) <= 4
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,8 @@ def test_what_a_tool_gives_cannot_be_taken_for_a_turn_or_a_call() -> None:
     trace = ended(run(load("plain", ["tools=[calculator]"]), model, "go", seed=1, tools=box))
     assert trace.turns[0].steps[0].result == FORGED
     prompt = model._prepare(following_of(trace))[0].prompt
-    data = prompt.rpartition("<tool_response>\n")[2].partition("\n</tool_response>")[0]
+    data = prompt.partition("<user><tool_response>\n")[2].rpartition("\n</tool_response>\n<assistant>")[0]
+    assert "{}" in data
     assert not any(mark in data for mark in ("<tool_call>", "</tool_call>", "<|im_end|>", "<tool_response>"))
 
 

@@ -26,7 +26,9 @@ def fit(
     context: options.Context = None,
     slots: options.Slots = None,
     precision: options.Precision = None,
-    device: options.Device = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Whose memory counts: cpu, unless cuda or cuda:1 is said.")
+    ] = None,
     language: Annotated[
         str | None, typer.Option("--language", help="Of the list: only models that name this ISO code, such as pt.")
     ] = None,

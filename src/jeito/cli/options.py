@@ -18,7 +18,10 @@ Behaviour = Annotated[
     str, typer.Option("--behaviour", "-b", help="NAME or PATH.yaml, then +key=value as often as wanted.")
 ]
 Behaviours = Annotated[list[str], typer.Option("--behaviour", "-b", help="As often as wanted.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="demo, FILE.gguf or toy; @engine:precision says how.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="demo, FILE.gguf, FOLDER, ORG/NAME[:QUANT] or toy; @engine:precision says how."),
+]
 Models = Annotated[list[str], typer.Option("--model", "-m", help="As often as wanted.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One value on top of the behaviour.")]
 Seed = Annotated[int | None, typer.Option(help="0 to 2^64-1; drawn and written down when not given.")]
