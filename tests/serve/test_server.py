@@ -130,7 +130,7 @@ def test_a_lenient_server_leaves_out_what_it_does_not_know_and_says_so(serve: Se
 
 def begin(served: Serving, **body: Any) -> Any:
     """A streaming request that is under way."""
-    sent = {"model": "toy", "messages": [user("hi")], "stream": True, "max_tokens": 3000} | body
+    sent = {"model": "toy", "messages": [user("hi")], "stream": True, "max_tokens": 3000, "seed": 1} | body
     stream = served.http.stream("POST", "/v1/chat/completions", json=sent)
     return stream
 
@@ -186,13 +186,14 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_it_makes_room(serve: Serv
     (desk,) = served.server._desks.values()
     with begin(served) as first:
         next(first.iter_lines())
-        waiting = threading.Thread(target=lambda: served.post(max_tokens=5))
+        waiting = threading.Thread(target=lambda: served.post(max_tokens=5, seed=1))
         waiting.start()
         served.until(lambda: len(desk.waiting) == 1)
         refused = served.post()
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"
+    served.until(lambda: served.server.metrics.left == 1)
     gate.opened.set()
     waiting.join()
     served.until(lambda: not desk.running)
