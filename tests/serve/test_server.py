@@ -141,7 +141,8 @@ def test_a_client_that_leaves_frees_its_slot_at_the_next_step(serve: Serve, stre
     served = serve(gate.model)
     if streams:
         with begin(served) as got:
-            assert next(got.iter_lines()).startswith("data: ")
+            lines = got.iter_lines()  # held: one that is collected closes its stream
+            assert next(lines).startswith("data: ")
             assert gate.reached.wait(60)
     else:
         with pytest.raises(httpx2.ReadTimeout):
@@ -171,7 +172,8 @@ def test_a_client_that_leaves_ends_its_long_prompt_too(serve: Serve) -> None:
     gate.engine.extend = slowly  # type: ignore[method-assign]
     served = serve(gate.model)
     with begin(served, messages=[user("x" * 3000)]) as got:
-        next(got.iter_lines())
+        lines = got.iter_lines()
+        next(lines)
         assert gate.reached.wait(60)
     served.until(lambda: served.server.metrics.left == 1)
     gate.opened.set()
@@ -185,7 +187,8 @@ def test_a_full_queue_refuses_and_a_client_that_leaves_it_makes_room(serve: Serv
     served = serve(gate.model, queue=1)
     (desk,) = served.server._desks.values()
     with begin(served) as first:
-        next(first.iter_lines())
+        lines = first.iter_lines()
+        next(lines)
         waiting = threading.Thread(target=lambda: served.post(max_tokens=5, seed=1))
         waiting.start()
         served.until(lambda: len(desk.waiting) == 1)
