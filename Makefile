@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Lines of Python in src/. It moves only with a reason in the commit message.
-LINE_BUDGET := 18700
+LINE_BUDGET := 22800
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix bench docs system
@@ -62,6 +62,7 @@ check: $(VENV)/.dev
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python docs/make_cli.py --check
 	@$(BIN)/python docs/make_preflight.py --check
+	@$(BIN)/python docs/make_serve.py --check
 	@lines=$$(find src -name '*.py' -exec cat {} + | wc -l); \
 		echo "$$lines lines in src, $(LINE_BUDGET) are allowed"; test $$lines -le $(LINE_BUDGET)
 
@@ -76,3 +77,4 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.dev
 	@$(BIN)/python docs/make_cli.py
 	@$(BIN)/python docs/make_preflight.py
+	@$(BIN)/python docs/make_serve.py

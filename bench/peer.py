@@ -1,4 +1,7 @@
-"""The same wheel's own llama-server, in a process of its own: one JSON line in, one out. Driven by bench/engine.py."""
+"""The same wheel's own llama-server, in a process of its own: one JSON line in, one out, for bench/engine.py.
+
+It listens too, at the address that it says first: so bench/serve.py asks it.
+"""
 
 import json
 import sys
@@ -19,7 +22,7 @@ def serve(slots: int) -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
     params.kv_unified = True
     server = xllamacpp.Server(params)
-    print(json.dumps({"ready": slots}), flush=True)
+    print(json.dumps({"ready": slots, "address": server.listening_address}), flush=True)
     for line in sys.stdin:
         requests = json.loads(line)
         begun = time.perf_counter()

@@ -46,6 +46,10 @@ class MemoryFull(EngineError):
     """An engine has no room for these rows now; what it holds is unchanged."""
 
 
+class Interrupted(EngineError):
+    """An engine was told to give up its pass; what it holds is unchanged."""
+
+
 class ToolError(JeitoError):
     """A tool could not do what it was asked: told to the model, not to the user."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def hub_is_offline() -> bool:
 def api_keys() -> list[str]:
     """Keys that a server takes (JEITO_KEYS), commas between."""
     return [key.strip() for key in (os.environ.get("JEITO_KEYS") or "").split(",") if key.strip()]
+
+
+def remote_key(host: str) -> str | None:
+    """A key for another server: JEITO_REMOTE_KEY_HOST_PORT, all but letters and digits as _, or JEITO_REMOTE_KEY."""
+    name = re.sub(r"[^A-Za-z0-9]", "_", host).upper()
+    return os.environ.get(f"JEITO_REMOTE_KEY_{name}") or os.environ.get("JEITO_REMOTE_KEY") or None
 
 
 def recall(kind: str, key: str) -> Any | None:

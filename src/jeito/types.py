@@ -126,6 +126,7 @@ class Request(Value):
     messages: Several[Message]
     system: str = ""
     placement: Placement = "system"
+    raw: bool = Field(default=False, description="the one message is the prompt itself: no template, no turns")
     sampling: Sampling = Sampling()
     output: Output | None = None
     reasoning: Thinking = Thinking()
@@ -153,9 +154,9 @@ class Exact(Value):
 class Usage(Value):
     """Token counts of one reply."""
 
-    prompt: int = 0
+    prompt: int | None = Field(default=0, description="none: a server did not say")
     cached: int | None = Field(
-        default=0, description="of the prompt, not computed again; none: broken off, so not said"
+        default=0, description="of the prompt, not computed again; none: broken off, or not said by a server"
     )
     generated: int = 0
     forced: int = Field(default=0, description="of the generated, those that could be no others: never drawn")
@@ -174,17 +175,17 @@ class Start(Value):
     """The first event of a reply: what the model made of the request."""
 
     template: str
-    placement: Placement
-    prompt: str
-    prompt_digest: str
-    tokens: int
+    placement: Placement | None
+    prompt: str | None = Field(description="as rendered; none: a server renders it and does not say")
+    prompt_digest: str = Field(description="sha256 of the prompt, or of the conversation that a server was sent")
+    tokens: int | None = Field(description="of the prompt; none: a server has not said yet")
     dropped: Several[str] = ()
     exact: Exact = Exact()
     notes: Several[str] = ()
 
 
 class Alternative(Value):
-    id: int
+    id: int | None = Field(description="none: the server says texts alone")
     text: str
     logprob: float
 
@@ -200,7 +201,7 @@ class CallPiece(Value):
 class Token(Value):
     """One token of a reply. `text` is what became safe to show of the answer with it, so it can be empty."""
 
-    id: int
+    id: int | None = Field(description="none: the server tells pieces of text apart, which may be several tokens")
     text: str
     reasoning: str = Field(default="", description="the same of what was thought before the answer")
     logprob: float | None = Field(default=None, description="in the model's own distribution")

@@ -11,7 +11,10 @@ from jeito.engines.base import SAMPLING_KNOBS
 from jeito.errors import InputError, ModelError, UnsupportedError
 from jeito.types import Message, Sampling, Sourced
 
-EVERYTHING = SAMPLING_KNOBS | {"contract", "tools", "adapters", "steering", "reasoning", "guard", "repair", "overflow"}
+EVERYTHING = SAMPLING_KNOBS | {
+    "contract", "tools", "tool_choice", "parallel_calls", "adapters", "steering", "reasoning.budget", "reasoning.show",
+    "guard.repetition", "guard.empty", "repair", "overflow",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -169,8 +172,8 @@ def test_all_that_a_model_lacks_is_named_at_once():
     with pytest.raises(UnsupportedError) as caught:
         settle(DEMANDING, abilities=frozenset({"temperature", "seed"}))
     assert str(caught.value) == (
-        "this model cannot honour adapters, contract, dry, guard, overflow, reasoning, repair, steering, tools, "
-        "top_n_sigma=1.0"
+        "this model cannot honour adapters, contract, dry, guard.empty, guard.repetition, overflow, "
+        "reasoning.budget, reasoning.show, repair, steering, tool_choice, tools, top_n_sigma=1.0"
     )
     assert "--allow-unsupported" in caught.value.hint
 
@@ -181,7 +184,7 @@ def test_what_is_allowed_to_be_unsupported_is_left_out_and_said():
     assert resolved.behaviour.needs() == {"temperature"}
     assert resolved.behaviour.tool_choice == "auto"
     assert not resolved.behaviour.reasoning.show
-    assert len(resolved.unsupported) == 10
+    assert len(resolved.unsupported) == 13
     assert "this model cannot honour top_n_sigma=1.0" in resolved.unsupported
     assert resolved.values["top_n_sigma"] == Sourced(value=0.0, source="neutral")
     assert resolved.values["dry"] == Sourced(value=None, source="neutral")
@@ -190,8 +193,8 @@ def test_what_is_allowed_to_be_unsupported_is_left_out_and_said():
 
 
 def test_a_guard_that_is_half_supported_keeps_that_half():
-    without = settle(DEMANDING, abilities=EVERYTHING - {"guard"}, allow_unsupported=True).behaviour.guard
-    assert (without.repetition, without.empty, without.repair, without.overflow) == (None, "allow", 2, "drop_oldest")
+    without = settle(DEMANDING, abilities=EVERYTHING - {"guard.repetition"}, allow_unsupported=True).behaviour.guard
+    assert (without.repetition, without.empty, without.repair, without.overflow) == (None, "refuse", 2, "drop_oldest")
     without = settle(DEMANDING, abilities=EVERYTHING - {"repair"}, allow_unsupported=True).behaviour.guard
     assert (without.repetition, without.empty, without.repair) == (DEMANDING.guard.repetition, "refuse", 0)
     without = settle(DEMANDING, abilities=EVERYTHING - {"overflow"}, allow_unsupported=True).behaviour.guard

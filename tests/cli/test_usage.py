@@ -72,7 +72,7 @@ BAD = {
     "'fp61'": ["ask", "hi", "--precision", "fp61"],
     "missing.gguf": ["ask", "hi", "-m", "missing.gguf"],
     "org/name": ["ask", "hi", "-m", "org/name"],
-    "http://host/v1": ["ask", "hi", "-m", "http://host/v1"],
+    "http://": ["ask", "hi", "-m", "http://"],
     "27 tokens": ["ask", "123456789", "-m", "toy", "--context", "20"],
     "no behaviour is called 'x'": ["explain", "-m", "toy", "-b", "x"],
     "no behaviour is called 'y'": ["chat", "-m", "toy", "-b", "y"],

@@ -246,3 +246,66 @@ def test_replies_to_one_prompt_tokenize_it_once() -> None:
     first, again, other = (ids(list(model.stream(ask(text)))) for text in ("one", "one", "two"))
     assert engine.tokenized == 2
     assert first == again != other
+
+
+class Slow(ToyEngine):
+    """Waits inside every call until it is let go on."""
+
+    def __init__(self, **more: int) -> None:
+        super().__init__(babble, **more)
+        self.inside, self.going = threading.Event(), threading.Event()
+
+    def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
+        self.inside.set()
+        assert self.going.wait(60)
+        return super().extend(rows, exact)
+
+
+def test_a_newcomer_is_queued_while_another_thread_is_inside_a_call() -> None:
+    engine = Slow()
+    model = LocalModel(engine, "toy")
+    first = threading.Thread(target=lambda: list(model.stream(ask("first"))))
+    first.start()
+    assert engine.inside.wait(60)
+    with closing(model.stream(ask("second"))) as stream:
+        assert isinstance(next(stream), Start)  # without waiting for the call
+        assert len(model.decoder.waiting) == 1
+        engine.going.set()
+        assert len(ids(list(stream))) == 10
+    first.join()
+
+
+def test_a_reply_abandoned_while_another_threads_last_step_runs_frees_its_slot() -> None:
+    engine = Slow()
+    engine.going.set()
+    model = LocalModel(engine, "toy")
+    once = EXACT.model_copy(update={"max_new_tokens": 1, "min_new_tokens": 1})
+    abandoned = model.stream(ask("one"))
+    next(abandoned)
+    next(abandoned)
+    engine.going.clear()
+    engine.inside.clear()
+    last = threading.Thread(target=lambda: list(model.stream(ask("two", sampling=once))))
+    last.start()
+    assert engine.inside.wait(60)
+    abandoned.close()
+    assert model.decoder.active
+    engine.going.set()
+    last.join()
+    assert not any(slot.busy for slot in model.decoder.memory.slots)
+
+
+def test_replies_that_nobody_waits_for_end_at_the_next_step_whoever_takes_it() -> None:
+    model = LocalModel(ToyEngine(babble), "toy")
+    left = [False]
+    gone, here = model.stream(ask("gone"), lambda: left[0]), model.stream(ask("here"))
+    next(gone)
+    next(here)
+    next(here)
+    left[0] = True
+    assert len(ids(list(here))) == 9
+    assert not model.decoder.active
+    *_, end = gone
+    assert isinstance(end, End)
+    assert end.finish == "cancelled"
+    assert end.usage.generated <= 2

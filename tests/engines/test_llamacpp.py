@@ -5,7 +5,9 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from jeito.engines.demo import demo_file
 from jeito.engines.llama_binding import library
 from jeito.engines.llama_cells import Cells
 from jeito.engines.llamacpp import LlamaEngine
-from jeito.errors import EngineError, InputError, ModelError
+from jeito.errors import EngineError, InputError, Interrupted, ModelError
 from jeito.run.open import open_model
 
 SHAPE = Shape(2, 32)
@@ -321,3 +323,28 @@ def test_every_key_of_a_header_is_read(demo: Path) -> None:
     assert found["general.architecture"] == "llama"
     assert found["llama.context_length"] == "8192"
     assert "tokenizer.chat_template" in found
+
+
+def test_a_call_that_is_given_up_leaves_what_was_held_as_it_was(weights: object, undisturbed: np.ndarray) -> None:
+    cells = Cells(weights, cells=2048, slots=3, threads=2)
+    feed(cells, 0, ids(500))
+    gone = threading.Event()
+
+    def interrupt() -> None:
+        while not gone.is_set():
+            cells.interrupt()
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    try:
+        with pytest.raises(Interrupted):
+            cells.extend([Row(1, ids(500), 1)])
+    finally:
+        gone.set()
+        other.join()
+    assert (cells.length(0), cells.length(1)) == (500, 0)
+    with suppress(Interrupted):  # it was told so once more after the call: that means the next one
+        cells.extend([Row(1, ids(2), 1)])
+    cells.truncate(1, 0)
+    assert np.array_equal(feed(cells, 0, ids(560)[500:]), undisturbed)
+    cells.close()

@@ -231,6 +231,7 @@ def ask_once(context: int) -> None:
 
 
 def test_past_loads_are_kept_and_correct_the_next_prediction(warm_home: Path, demo: Path) -> None:
+    (places.home() / "facts" / "loads.json").unlink(missing_ok=True)
     assert loads.past("llamacpp", "cpu") == Past(0)
     for context in (256, 512, 1024):
         ask_once(context)

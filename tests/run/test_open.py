@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from jeito.engines.base import Loading
-from jeito.errors import InputError, JeitoError, ModelError
-from jeito.run.open import Reference, open_model, parse, read_card
+from jeito.errors import InputError, JeitoError, ModelError, UnsupportedError
+from jeito.run.open import Reference, open_model, parse, read_card, read_facts
 from jeito.run.run import run
 
 DIGITS = "0123456789" * 30
@@ -83,18 +83,12 @@ def test_a_reference_that_names_no_model_is_refused(text: str) -> None:
     assert "demo" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "http://host:8000/v1",
-        "https://host/v1#some/name",
-    ],
-)
-def test_what_this_version_cannot_run_is_named_with_what_it_can(text: str) -> None:
-    for read in (open_model, read_card):
-        with pytest.raises(ModelError, match=text.partition("#")[0]) as caught:
+@pytest.mark.parametrize("text", ["http://host:8000/v1", "https://host/v1#some/name"])
+def test_a_server_has_no_files_to_read(text: str) -> None:
+    for read in (read_card, read_facts):
+        with pytest.raises(UnsupportedError, match="is a server") as caught:
             read(text)
-        assert caught.value.hint.startswith("-m ")
+        assert "jeito probe http" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A real server on loopback, in a thread of this process, so that tests see what its models hold."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +11,10 @@ import pytest
 from jeito.decode.local import LocalModel
 from jeito.serve.app import Server
 from jeito.serve.catalogue import Catalogue
-from jeito.serve.server import bind, server
+from jeito.serve.door import Door
+from jeito.serve.keys import keys_of
+from jeito.serve.server import Serving as Running
+from jeito.serve.server import bind
 from jeito.trace.log import Log
 
 PATIENCE = 60
@@ -47,21 +49,22 @@ Serve = Callable[..., Serving]
 def serve() -> Iterator[Serve]:
     ends: list[Callable[[], object]] = []
 
-    def start(*models: LocalModel, keys: list[str] | None = None, folder: Any = None, **options: Any) -> Serving:
-        made = Server(Catalogue(models, folder), keys=keys or [], log=Log(), **options)
+    def start(
+        *models: LocalModel, keys: list[str] | None = None, folder: Any = None, at_the_door: Any = None, **options: Any
+    ) -> Serving:  # fmt: skip
+        found = keys_of(("a test", line) for line in keys or ())
+        made = Server(Catalogue(models, folder), keys=found, log=Log(), **options)
         bound = bind("127.0.0.1", 0, has_keys=False)
-        bound.listen()
-        running = server(made.app(), drain=5)
-        thread = threading.Thread(target=running.run, args=([bound],))
-        thread.start()
+        door = Door(made.metrics, **(at_the_door or {}))
+        door.open(made.app())
+        running = Running(door, bound)
 
         def stop() -> None:
-            running.should_exit = True
-            thread.join()
+            running.stop()
             bound.close()
 
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        key = keys[0] if keys else "none"
+        key = keys[0].split()[0] if keys else "none"
         http = httpx2.Client(base_url=url, timeout=PATIENCE, headers={"authorization": f"Bearer {key}"})
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
         ends.extend([stop, http.close, client.close])

@@ -1,16 +1,21 @@
 """What OpenAI's own client gets, of the demo model."""
 
+import asyncio
 import json
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import openai
 import pytest
 
+from jeito.behaviour.export import export
 from jeito.behaviour.load import load
 from jeito.decode.local import LocalModel
 from jeito.decode.noise import derive
+from jeito.errors import LogError
 from jeito.run.run import run
 from jeito.trace.log import Log
 
@@ -172,4 +177,105 @@ def test_knobs_of_ours_and_the_receipt_come_through(client: openai.OpenAI) -> No
     assert said.model == "demo:technical"
     assert receipt["values"]["top_k"] == {"value": 1, "source": "request", "file": None, "line": None}
     assert receipt["values"]["top_p"]["file"] == "agente_tecnico.yaml"
-    assert [line.partition(":")[0] for line in receipt["unsupported"]] == ["user", "store"]
+    assert [line.partition(":")[0] for line in receipt["unsupported"]] == ["user"]
+    with pytest.raises(LogError):
+        Log().get(said.choices[0].jeito["run"])
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["technical", "creative", 'conservative+presence_penalty=0.5+stop=["\\n\\n"]', "contract.yaml"]
+)
+def test_what_is_exported_for_openai_gives_the_same_values_and_the_same_reply(
+    serve: Any, demo_model: LocalModel, behaviour: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("contract.yaml").write_text(
+        "system: Say yes or no.\nplacement: user_end\nsampling: {temperature: 0.7, top_k: 20, min_new_tokens: 2}\n"
+        'output: {json_schema: {type: object, properties: {sure: {type: boolean}}, required: ["sure"]}}\n'
+    )
+    loaded = load(behaviour, ["max_new_tokens=16"])
+    text = export(loaded.behaviour, "openai", model="demo", ask="Is 7 prime?").text
+    said = serve(demo_model).http.post(
+        "/v1/chat/completions", json=json.loads(text) | {"seed": 7, "jeito": {"exact": True, "receipt": True}}
+    ).json()["choices"][0]  # fmt: skip
+    local = run(load(behaviour, ["max_new_tokens=16", "exact=true"]), demo_model, "Is 7 prime?", seed=7)
+    local.text()
+    # The instruction of `user_end` stands in the question itself, and a language is only looked at by checks.
+    silent = {"language", "placement", *(["system"] if "yaml" in behaviour else [])}
+    served, own = said["jeito"]["receipt"]["values"], local.trace.receipt.values
+    assert served.keys() - silent == own.keys() - silent
+    assert {name: one["value"] for name, one in served.items() if name not in silent} == {
+        name: one.value for name, one in own.items() if name not in silent
+    }
+    assert said["message"]["content"] == local.trace.answer
+    assert said["jeito"]["receipt"]["prompt_digest"] == local.trace.receipt.prompt_digest
+
+
+async def ask_at_once(client: openai.AsyncOpenAI) -> tuple[str, str, str]:
+    given: Any = {
+        "model": "demo",
+        "max_tokens": 12,
+        "seed": 7,
+        "temperature": 0,
+        "extra_body": {"jeito": {"exact": True}},
+    }
+
+    async def whole() -> str:
+        return (await client.chat.completions.create(messages=ASK, **given)).choices[0].message.content or ""
+
+    async def streamed() -> str:
+        stream = await client.chat.completions.create(messages=ASK, stream=True, **given)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def events() -> str:
+        own = {name: value for name, value in given.items() if name not in ("max_tokens", "seed")}
+        own["extra_body"] = {"seed": 7, "jeito": {"exact": True}}
+        async with client.responses.stream(input=ASK[0]["content"], max_output_tokens=12, **own) as stream:
+            return "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
+
+    return await asyncio.gather(whole(), streamed(), events())
+
+
+def test_the_async_client_asks_three_ways_at_once_and_gets_one_answer(serve: Any, demo_model: LocalModel) -> None:
+    served = serve(demo_model)
+
+    async def all_of_it() -> tuple[str, str, str]:
+        async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+            return await ask_at_once(client)
+
+    first, *others = asyncio.run(all_of_it())
+    assert first
+    assert others == [first, first]
+
+
+@pytest.mark.parametrize(
+    ("contract", "fits"),
+    [
+        ({"regex": "[a-c]{3}"}, r"[a-c]{3}"),
+        ({"choice": ["left", "right"]}, r"left|right"),
+        ({"grammar": 'start: "n = " /[0-9]{2}/'}, r"n = [0-9]{2}"),
+        ({"json": {"enum": [1, 2]}}, r"1|2"),
+    ],
+)
+def test_contracts_beyond_json_hold(client: openai.OpenAI, contract: Any, fits: str) -> None:
+    said = chat(client, temperature=1.5, own={"structured_outputs": contract})
+    assert re.fullmatch(fits, said.choices[0].message.content)
+    with pytest.raises(openai.BadRequestError, match="two contracts"):
+        chat(client, response_format={"type": "json_object"}, own={"structured_outputs": contract})
+
+
+def test_penalties_and_least_lengths_are_honoured(client: openai.OpenAI, demo_model: LocalModel) -> None:
+    (yes,) = demo_model._engine.tokens(" yes", special=False)
+    told: Any = {"logit_bias": {str(yes): 30}, "temperature": 0, "max_tokens": 6}
+    assert chat(client, **told).choices[0].message.content == " yes" * 6
+    fewer = chat(client, presence_penalty=2, frequency_penalty=20, **told)
+    assert 0 < fewer.choices[0].message.content.count(" yes") < 6
+    ends: Any = {str(id): 100 for id in demo_model.card.ends}
+    assert chat(client, logit_bias=ends).usage.completion_tokens == 1
+    assert chat(client, logit_bias=ends, own={"min_tokens": 5}).usage.completion_tokens == 6
+
+
+def test_a_model_that_never_reasons_keeps_to_no_reasoning(client: openai.OpenAI) -> None:
+    assert chat(client, reasoning_effort="none", max_tokens=2).choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="reasoning"):
+        chat(client, reasoning_effort="low")

@@ -75,14 +75,22 @@ def request(
     history: Sequence[Message] = (),
     logprobs: int | None = None,
     tools: Sequence[dict[str, JsonValue]] = (),
+    raw: bool = False,
 ) -> Request:
-    """The whole conversation that a model is asked to go on with. Raises InputError for an empty prompt."""
+    """The whole conversation that a model is asked to go on with. Raises InputError for an empty prompt.
+
+    `raw`: `ask` is the prompt itself, which may be empty; raises UnsupportedError where a behaviour says more.
+    """
     asked = [_user(ask)] if isinstance(ask, str) else list(ask)
-    if not asked or (asked[-1].role == "user" and not asked[-1].content.strip()):
+    if not asked or (asked[-1].role == "user" and not asked[-1].content.strip() and not raw):
         raise InputError("the prompt is empty", hint='say what you ask, such as jeito ask "Who are you?"')
     if logprobs is not None and not 0 <= logprobs <= 100:
         raise InputError(f"logprobs is a number from 0 to 100, not {logprobs}", hint="0 reports the drawn token alone")
     behaviour = resolved.behaviour
+    if raw and (said := beyond_raw(behaviour)):
+        raise UnsupportedError(
+            f"a raw prompt has no place for {', '.join(said)} of {behaviour.name!r}", hint="ask it in a conversation"
+        )
     examples = [
         turn
         for example in behaviour.examples
@@ -92,6 +100,7 @@ def request(
         messages=(*examples, *history, *asked),
         system=behaviour.system,
         placement=behaviour.placement,
+        raw=raw,
         sampling=resolved.sampling,
         output=behaviour.output if behaviour.output and behaviour.output.kinds() else None,
         tools=tuple(tools),
@@ -104,6 +113,16 @@ def request(
         logprobs=logprobs,
         drop_oldest=behaviour.guard.overflow == "drop_oldest",
     )
+
+
+def beyond_raw(behaviour: Behaviour) -> dict[str, Any]:
+    """What of a behaviour a raw prompt has no place for, each with the value that says nothing."""
+    plain = Behaviour()
+    return {
+        key: getattr(plain, key)
+        for key in ("system", "examples", "tools", "reasoning")
+        if getattr(behaviour, key) != getattr(plain, key)
+    }
 
 
 def _user(text: str) -> Message:
@@ -162,19 +181,26 @@ def _without(behaviour: Behaviour, lacking: frozenset[str]) -> Behaviour:
         ("contract", "output", None),
         ("tools", "tools", ()),
         ("tools", "tool_choice", "auto"),
+        ("tools", "parallel_calls", True),
+        ("tool_choice", "tool_choice", "auto"),
+        ("parallel_calls", "parallel_calls", True),
         ("dialect", "dialect", "auto"),
         ("adapters", "adapter", ()),
         ("steering", "steering", ()),
     ):
         if need in lacking:
             changes[key] = nothing
-    if "reasoning" in lacking:
-        changes["reasoning"] = Reasoning()
-    if {"guard", "repair", "overflow"} & lacking:
+    if {"reasoning.budget", "reasoning.show"} & lacking:
+        reasoning = behaviour.reasoning
+        changes["reasoning"] = Reasoning(
+            budget=None if "reasoning.budget" in lacking else reasoning.budget,
+            show=reasoning.show and "reasoning.show" not in lacking,
+        )
+    if {"guard.repetition", "guard.empty", "repair", "overflow"} & lacking:
         guard = behaviour.guard
         changes["guard"] = Guard(
-            repetition=None if "guard" in lacking else guard.repetition,
-            empty="allow" if "guard" in lacking else guard.empty,
+            repetition=None if "guard.repetition" in lacking else guard.repetition,
+            empty="allow" if "guard.empty" in lacking else guard.empty,
             repair=0 if "repair" in lacking else guard.repair,
             overflow="error" if "overflow" in lacking else guard.overflow,
         )

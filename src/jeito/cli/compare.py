@@ -46,6 +46,7 @@ def compare(
     """Ask several behaviours the same; reply i of each side has the same seed, so their noise is shared."""
     import secrets
 
+    from jeito.decode.local import LocalModel
     from jeito.decode.noise import derive
     from jeito.run.open import open_model
     from jeito.run.run import run
@@ -75,8 +76,11 @@ def compare(
     _watch(runs, silent=json)
     found: list[Parity] = []
     readings: list[Reading] = []
-    if parity and len(opened) > 1:
-        found, readings = _parities(opened, runs, len(loaded), n, page)
+    local = [model for model in opened if isinstance(model, LocalModel)]
+    if parity and len(opened) > 1 and len(local) < len(opened):
+        show.say("no parity: it takes the logits of each model, and a server shows none")
+    elif parity and len(opened) > 1:
+        found, readings = _parities(local, runs, len(loaded), n, page)
     if json:
         traces = [one.trace for one in runs]
         show.emit({"pairs": [], "separation": None, "parity": found, "readings": readings, "runs": traces})

@@ -21,6 +21,7 @@ from jeito.cli import (
     log,
     model,
     models,
+    probe,
     pull,
     replay,
     serve,
@@ -72,6 +73,7 @@ app.command("schema")(behaviours.schema)
 app.add_typer(log.app, name="log")
 app.command("replay")(replay.replay)
 app.command("serve")(serve.serve)
+app.command("probe")(probe.probe)
 
 
 def main() -> None:

@@ -20,8 +20,11 @@ Behaviour = Annotated[
 Behaviours = Annotated[list[str], typer.Option("--behaviour", "-b", help="As often as wanted.")]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", help="demo, FILE.gguf, FOLDER, ORG/NAME[:QUANT] or toy; @engine:precision says how."),
-]
+    typer.Option(
+        "--model", "-m",
+        help="demo, FILE.gguf, FOLDER, ORG/NAME[:QUANT], http://host/v1[#NAME] or toy; @engine:precision says how.",
+    ),
+]  # fmt: skip
 Models = Annotated[list[str], typer.Option("--model", "-m", help="As often as wanted.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One value on top of the behaviour.")]
 Seed = Annotated[int | None, typer.Option(help="0 to 2^64-1; drawn and written down when not given.")]
@@ -35,6 +38,9 @@ Logprobs = Annotated[int | None, typer.Option(help="Log-probabilities, and so ma
 Context = Annotated[int | None, typer.Option(help="Tokens that prompt and reply may take together.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Replies that run at once.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the best there is.")]
+Server = Annotated[
+    str, typer.Option(help="What a remote -m is: vllm, llama-server, ollama, transformers, openai, jeito or auto.")
+]
 Schema = Annotated[
     str | None,
     typer.Option(metavar="FILE.json", help="A JSON schema that the answer must meet, whatever the behaviour."),
@@ -66,6 +72,7 @@ _LOADING: dict[str, tuple[Any, Any]] = {
     "trust_remote_code": (
         Annotated[bool, typer.Option("--trust-remote-code", help="Run the code that the model brings.")], False,
     ),
+    "server": (Server, "auto"),
 }  # fmt: skip
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 

@@ -69,7 +69,7 @@ def _how(trace: "Trace", loading: "Loading") -> tuple[str, str | None, "Loading"
     precision = ran.get("precision") if ran.get("engine") == "transformers" else None
     kept = {
         name: ran[name]
-        for name in ("context", "compute", "double_quantisation")
+        for name in ("context", "compute", "double_quantisation", "server")
         if name in ran and getattr(loading, name) == getattr(AS_FOUND, name)
     }
     return trace.model, precision if precision in PRECISIONS else None, loading._replace(**kept)

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from jeito.decode.memory import Memory, Slot
 from jeito.decode.sampler import Draw, Sampler
 from jeito.decode.text import ReplyText, Shown
 from jeito.engines.base import Engine, Logits, Row, Shape
-from jeito.errors import EngineError, JeitoError, MemoryFull
+from jeito.errors import EngineError, Interrupted, JeitoError, MemoryFull
 from jeito.types import Alternative, End, Finish, Sampling, Seconds, Token, Usage
 
 # While others decode, prompts go in chunks of so many tokens together, so that they do not stall them. A longer run of
@@ -31,6 +32,8 @@ class Sequence:
     rules: Rules
     logprobs: int | None
     pending: list[int]
+    is_left: Callable[[], bool]
+    """Is nobody waiting for it any more?"""
     reply: list[int] = field(default_factory=list)
     forced: int = 0
     """Of the reply's tokens, those that the model was not asked for."""
@@ -82,8 +85,12 @@ class Decoder:
         shape: Shape | None,
         logprobs: int | None,
         rules: Rules | None = None,
+        is_left: Callable[[], bool] = lambda: False,
     ) -> Sequence:
-        """Queue a reply to a prompt of at least one token; `shape`: it must be exact, in calls of this shape."""
+        """Queue a reply to a prompt of at least one token; `shape`: it must be exact, in calls of this shape.
+
+        Needs no lock: new replies would wait for it longest, since whoever steps takes it again and again.
+        """
         if sampling.seed is None:
             raise EngineError("a reply needs a seed before it is decoded")
         sequence = Sequence(
@@ -102,14 +109,19 @@ class Decoder:
             rules=rules or Rules(self.engine, ReplyText(sampling.stop)),
             logprobs=logprobs,
             pending=list(prompt),
+            is_left=is_left,
         )
-        self.waiting.append(sequence)
         self._force(sequence)
+        if not sequence.done:
+            self.waiting.append(sequence)
         return sequence
 
     def step(self) -> None:
         """One call of the engine: what decodes first, then prompts, as far as the call has room."""
         self._steps += 1
+        for sequence in [*self.active, *self.waiting]:
+            if sequence.is_left():
+                self.cancel(sequence)
         self._admit()
         rows, served = self._schedule()
         if not rows:
@@ -119,6 +131,8 @@ class Decoder:
             logits = self.engine.extend(rows, exact=exact)
         except MemoryFull:
             self._make_room()
+            return
+        except Interrupted:
             return
         except EngineError as error:
             for sequence in served:
@@ -274,7 +288,7 @@ class Decoder:
             self.memory.release(sequence.slot)
             self.active.remove(sequence)
             self._is_full = False
-        else:
+        elif sequence in self.waiting:
             self.waiting.remove(sequence)
         now = time.perf_counter()
         admitted = sequence.admitted or now

@@ -2,9 +2,11 @@
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -24,13 +26,18 @@ from jeito.engines.meter import taken
 from jeito.errors import ContextError, InputError
 from jeito.types import End, Event, Exact, Message, Output, Placement, Request, Sourced, Start
 
-ABILITIES = SAMPLING_KNOBS | {"logprobs", "overflow", "contract", "guard", "repair", "tools", "dialect"}
+ABILITIES = SAMPLING_KNOBS | {
+    "logprobs", "overflow", "contract", "guard.repetition", "guard.empty", "repair", "tools", "tool_choice",
+    "parallel_calls", "dialect",
+}  # fmt: skip
 """What every model with our decoder can honour today."""
 
 
 def abilities(template: str | None) -> frozenset[str]:
     """What a model with our decoder and this chat template can honour."""
-    own = {"reasoning": bool(detect(template).reasoning), "a place for tools": Template(template, {}).has_tools}
+    reasons = bool(detect(template).reasoning)
+    own = {"reasoning.budget": reasons, "reasoning.show": reasons}
+    own["a place for tools"] = Template(template, {}).has_tools
     return ABILITIES | {ability for ability, has in own.items() if has}
 
 
@@ -46,10 +53,16 @@ class LocalModel:
         self._names: dict[int, str] | None = None
         self._grammars = Grammars(engine)
         self._tags: dict[Marks, Tags] = {}
+        self.stepped: Callable[[float], object] = lambda seconds: None
+        """Hears how long each step took."""
         self._crank = threading.Lock()
+        """Held by whoever steps the batch, or has the engine do something else."""
+        self._turned = threading.Condition()
+        """Rung whenever the crank was let go."""
         self._tokenized: tuple[str | None, list[int]] = None, []
         self._abandoned: deque[Sequence] = deque()
         self._fingerprint: str | None = None
+        self._tested: tuple[Shape | None, str] | None = None
 
     @property
     def card(self) -> Card:
@@ -60,8 +73,23 @@ class LocalModel:
         return self.card.context
 
     @property
+    def slots(self) -> int:
+        """Replies that run at once."""
+        return self.card.slots
+
+    @property
+    def active(self) -> int:
+        """Replies under way."""
+        return len(self.decoder.active)
+
+    @property
     def defaults(self) -> Mapping[str, Sourced]:
         return self._engine.card.defaults
+
+    @property
+    def has_system(self) -> bool:
+        """Has its template a place for an instruction?"""
+        return self._template(Request(messages=())).has_system
 
     @property
     def fingerprint(self) -> str:
@@ -90,22 +118,23 @@ class LocalModel:
         if request.output:
             self._grammars.begin(request.output)  # refused before anything is rendered
         start, tokens = self._prepare(request)
-        shape = self._shape(request) if start.exact.held else None
-        rules = self._rules(request, start.prompt)
-        with self._crank:
-            self._sweep()
-            sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs, rules)
+        shape = self._exactness()[0] if start.exact.held else None
+        rules = self._rules(request, start.prompt or "")
+        sequence = self.decoder.submit(tokens, request.sampling, shape, request.logprobs, rules, is_left)
         try:
             yield start
-            yield from self._events(sequence, is_left)
+            yield from self._events(sequence)
         finally:
             # The garbage collector may close us inside a step of this very thread: so never wait for the lock here.
-            self._abandoned.append(sequence)
-            if self._crank.acquire(blocking=False):
-                try:
-                    self._sweep()
-                finally:
-                    self._crank.release()
+            if not sequence.done:
+                self._abandoned.append(sequence)
+                if self._crank.acquire(blocking=False):
+                    self._let_go()
+
+    def hurry(self) -> None:
+        """Somebody has left: the engine's call under way ends soon if it computes their prompt. For any thread."""
+        if any(sequence.is_prefilling and sequence.is_left() for sequence in list(self.decoder.active)):
+            self._engine.interrupt()
 
     def _rules(self, request: Request, prompt: str) -> Rules:
         template = self._template(request)
@@ -147,7 +176,7 @@ class LocalModel:
         said, own = request.reasoning, template.dialect.reasoning
         if said.open and said.close:
             return Marks(said.open, said.close)
-        return Marks(*own) if own else None
+        return Marks(*own) if own and not request.raw else None
 
     def _mark_names(self) -> dict[int, str]:
         if self._names is None:
@@ -176,44 +205,91 @@ class LocalModel:
         """The tokens of a request's prompt."""
         return self._prepare(request)[1]
 
+    def start(self, request: Request) -> Start:
+        """What a reply would begin with; nothing is generated. Raises what `stream` raises before its first event."""
+        start, _ = self._prepare(request)
+        self._rules(request, start.prompt or "")
+        return start
+
+    def written(self, ids: Tokens[int]) -> str:
+        """The text whose tokens these are, as a raw prompt; raises InputError where no text has them."""
+        if wrong := [id for id in ids if not 0 <= id < self.card.vocabulary]:
+            raise InputError(f"there is no token {wrong[0]}", hint=f"0 to {self.card.vocabulary - 1}")
+        names, begin = self._mark_names(), self.card.add_bos and list(ids[:1]) == [self.card.bos]
+        found = b"".join(names[id].encode() if id in names else self.text([id]) for id in ids[begin:])
+        text = found.decode(errors="replace")
+        if self._tokens(text) != list(ids):
+            raise InputError(f"these {len(ids)} tokens are not what any text becomes here", hint="send the text")
+        return text
+
     def read(self, tokens: Tokens[int], start: int) -> Iterator[NDArray[np.float32]]:
         """The logits [vocabulary] that follow the first `start` tokens, the first `start` + 1, … and all of them.
 
         In exact calls, where the engine has them. Takes a slot for itself; raises EngineError when none is free.
         """
         memory = self.decoder.memory
-        with self._crank:
-            self._sweep()
-            shape, _ = self._engine.exact()
+        shape, _ = self._exactness()
+        with self._cranking():
             slot = memory.take()
         most = shape.high if shape else self.card.batch
         try:
             for at in range(0, len(tokens), most):
                 chunk = tokens[at : at + most]
                 want = min(len(chunk), max(0, at + len(chunk) - start + 1))
-                with self._crank:
+                with self._cranking():
                     found = self._engine.extend([Row(slot.index, chunk, want)], exact=shape is not None)
                     rows = found[0].copy()
                 yield from rows
         finally:
-            with self._crank:
+            with self._cranking():
                 memory.release(slot)
 
+    @contextmanager
+    def _cranking(self) -> Iterator[None]:
+        self._crank.acquire()
+        try:
+            self._sweep()
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Release the crank. Who found it held when they abandoned a reply could not free its slot: so that is done."""
+        self._crank.release()
+        while self._abandoned and self._crank.acquire(blocking=False):
+            try:
+                self._sweep()
+            finally:
+                self._crank.release()
+        with self._turned:
+            self._turned.notify_all()
+
     def _sweep(self) -> None:
-        """Under the lock: end the replies whose iterators were closed."""
+        """With the crank: end the replies whose iterators were closed."""
         while self._abandoned:
             self.decoder.cancel(self._abandoned.popleft())
 
-    def _events(self, sequence: Sequence, is_left: Callable[[], bool]) -> Generator[Event]:
+    def _turn(self, sequence: Sequence) -> None:
+        """Step the batch for all; where another thread does, wait until it has."""
+        with self._turned:
+            if not self._crank.acquire(blocking=False):
+                if not sequence.ready:
+                    self._turned.wait()
+                return
+        try:
+            self._sweep()
+            if not sequence.ready:
+                began = time.perf_counter()
+                self.decoder.step()
+                self.stepped(time.perf_counter() - began)
+        finally:
+            self._let_go()
+
+    def _events(self, sequence: Sequence) -> Generator[Event]:
         memory: dict[str, dict[str, int]] = {}
         while True:
             while not sequence.ready:
-                if is_left():
-                    self._abandoned.append(sequence)
-                with self._crank:
-                    self._sweep()
-                    if not sequence.ready:
-                        self.decoder.step()
+                self._turn(sequence)
             while sequence.events:
                 event = sequence.events.popleft()
                 if sequence.error is not None and sequence.done and not sequence.events:
@@ -226,22 +302,23 @@ class LocalModel:
             if sequence.done:
                 return
 
-    def _shape(self, request: Request) -> Shape | None:
-        with self._crank:
-            return self._engine.exact()[0] if request.sampling.exact else None
+    def _exactness(self) -> tuple[Shape | None, str]:
+        if self._tested is None:
+            with self._cranking():
+                self._tested = self._engine.exact()
+        return self._tested
 
     def _exact(self, request: Request) -> Exact:
         if not request.sampling.exact:
             return Exact(why="not asked for")
-        with self._crank:
-            shape, why = self._engine.exact()
+        shape, why = self._exactness()
         return Exact(asked=True, held=shape is not None, shape=str(shape) if shape else None, why=why)
 
     def _prepare(self, request: Request) -> tuple[Start, list[int]]:
-        template, messages = self._template(request), list(request.messages)
+        messages = list(request.messages)
         dropped: list[str] = []
         while True:
-            prompt, placement = template.prompt(messages, request.system, request.placement, _offered(request))
+            prompt, placement = self._written(request, messages)
             tokens = self._tokens(prompt)
             excess = len(tokens) + self._reserve(request, bool(dropped)) - self.card.context
             if excess <= 0:
@@ -260,6 +337,11 @@ class LocalModel:
             raise InputError("the prompt has no tokens", hint="ask something, or mend the model's template")
         return self._start(request, placement, prompt, tokens, dropped), tokens
 
+    def _written(self, request: Request, messages: list[Message]) -> tuple[str, Placement | None]:
+        if request.raw:
+            return messages[0].content, None
+        return self._template(request).prompt(messages, request.system, request.placement, _offered(request))
+
     def _reserve(self, request: Request, is_dropping: bool) -> int:
         """Room left for the reply: one token is enough, but turns are dropped to make a useful one."""
         return min(request.sampling.max_new_tokens, self.card.context // 4) if is_dropping else 1
@@ -270,7 +352,7 @@ class LocalModel:
         return [at for at in range(asks[1]) if messages[at].role != "system"] if len(asks) > 1 else []
 
     def _start(
-        self, request: Request, placement: Placement, prompt: str, tokens: list[int], dropped: list[str]
+        self, request: Request, placement: Placement | None, prompt: str, tokens: list[int], dropped: list[str]
     ) -> Start:
         notes = list(self.card.notes)
         template = self._template(request)
@@ -279,10 +361,11 @@ class LocalModel:
             notes.append(note)
         if _offered(request) and (note := template.tools_note()):
             notes.append(note)
-        if template.name == "plain-turns":
+        name = "none" if request.raw else template.name
+        if name == "plain-turns":
             notes.append("the model has no chat template: turns stand one after the other, each with the end token")
         return Start(
-            template=template.name,
+            template=name,
             placement=placement,
             prompt=prompt,
             prompt_digest=hashlib.sha256(prompt.encode(errors="replace")).hexdigest(),
@@ -308,7 +391,7 @@ class LocalModel:
         return tokens
 
     def close(self) -> None:
-        with self._crank:
+        with self._cranking():
             self._engine.close()
 
 

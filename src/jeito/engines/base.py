@@ -32,6 +32,8 @@ class Loading(NamedTuple):
     double_quantisation: bool = True
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    server: str = "auto"
+    """The kind of a remote server."""
 
 
 AS_FOUND = Loading()
@@ -139,8 +141,12 @@ class Engine(Protocol):
         """Append each row's tokens to its slot, in one call; a slot stands in one row at most.
 
         One array a row, [want, vocabulary]. Rows together hold at most `card.batch` tokens, with `exact` at
-        most `shape.high`. Raises MemoryFull with nothing changed, EngineError when the pass failed.
+        most `shape.high`. Raises MemoryFull or Interrupted with nothing changed, EngineError when the pass failed.
         """
+        ...
+
+    def interrupt(self) -> None:
+        """From another thread: the pass under way may end at once, with Interrupted; where that cannot be, it ends."""
         ...
 
     def fork(self, source: int, target: int, length: int) -> None:

@@ -99,6 +99,7 @@ struct llama_batch {
 struct llama_model_params llama_model_default_params(void);
 struct llama_context_params llama_context_default_params(void);
 void llama_backend_init(void);
+size_t strlen(const char * text);
 void llama_log_set(ggml_log_callback log_callback, void * user_data);
 bool llama_supports_gpu_offload(void);
 llama_model * llama_model_load_from_file(const char * path, struct llama_model_params params);
@@ -210,6 +211,10 @@ class Library:
             hint = "apt-get install libgomp1" if "libgomp" in str(error) else "unset JEITO_LLAMA_LIB"
             raise EngineError(f"the llama.cpp library cannot be loaded: {error}", hint=hint) from error
         self._check_structs(file)
+        # ggml asks before every operation whether to stop: C's strlen, which is 1 or 0 for a char[2] as it is set or
+        # not, answers without taking Python's lock a thousand times a call.
+        self._libc: Any = self.ffi.dlopen(None)
+        self.is_set = self.ffi.cast("void *", self.ffi.addressof(self._libc, "strlen"))
         self._complaints: list[str] = []
         self._loading = threading.Lock()
         # Kept for the library's whole life: it holds the pointer.

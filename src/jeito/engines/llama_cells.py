@@ -13,7 +13,7 @@ import numpy as np
 
 from jeito.engines.base import Logits, Row, Shape
 from jeito.engines.llama_binding import library
-from jeito.errors import EngineError, MemoryFull
+from jeito.errors import EngineError, Interrupted, MemoryFull
 
 BATCH = 512
 PADDING = 16  # most tokens that a call is padded with
@@ -50,6 +50,8 @@ class Cells:
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         params.flash_attn_type = 1
+        self._stop = self._ffi.new("char[2]")
+        params.abort_callback, params.abort_callback_data = shelf.is_set, self._stop
         with shelf.complaints() as complaints:
             self._context = self._lib.llama_init_from_model(model, params)
         if self._context == self._ffi.NULL:
@@ -98,16 +100,24 @@ class Cells:
         filled = max(total, shape.low) if shape else total
         self._fill(rows, filled, all_wanted=shape is not None)
         status = self._lib.llama_decode(self._context, self._batch[0])
+        # Only now: who interrupts just before a call means it too.
+        self._stop[0] = b"\0"
         if filled > total:
             self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
         if status == 1:
             raise MemoryFull(f"no room for {total} more tokens", hint="fewer replies at once, or a longer --context")
         if status != 0:
             self._forget(rows)
+            if status == 2:
+                raise Interrupted(f"a call of {total} tokens was given up")
             raise EngineError(f"llama.cpp failed at a call of {total} tokens (status {status})")
         for row in rows:
             self._grow(row.slot, len(row.tokens))
         return self._logits(rows, filled)
+
+    def interrupt(self) -> None:
+        """The call under way ends at its next operation, on a CPU: graphics cards do not ask."""
+        self._stop[0] = b"\1"
 
     def _fill(self, rows: Sequence[Row], filled: int, *, all_wanted: bool) -> None:
         end = 0

@@ -149,6 +149,9 @@ class LlamaEngine:
             raise EngineError(f"no exact replies here: {self.exact()[1]}")
         return self._cells.extend(rows, shape)
 
+    def interrupt(self) -> None:
+        self._cells.interrupt()
+
     def fork(self, source: int, target: int, length: int) -> None:
         self._cells.fork(source, target, length)
 

@@ -77,6 +77,9 @@ class ToyEngine:
         self.calls.append(list(rows))
         return [self._extend_one(row) for row in rows]
 
+    def interrupt(self) -> None:
+        """Its passes are short."""
+
     def _extend_one(self, row: Row) -> Logits:
         held = self._slots[row.slot]
         wanted = []

@@ -142,6 +142,9 @@ class TransformersEngine:
             )
         return logits
 
+    def interrupt(self) -> None:
+        """torch has no way out of a pass."""
+
     def _check(self, rows: Sequence[Row], most: int) -> None:
         total = sum(len(row.tokens) for row in rows)
         if total > most or not all(row.tokens for row in rows):

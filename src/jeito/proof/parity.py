@@ -117,7 +117,7 @@ def parity(a: Side, b: Side) -> Parity:
     partings, flips, total, kls, tops = [], 0, 0, [], []
     first: First | None = None
     for left, right in zip(a.traces, b.traces, strict=True):
-        reply = [token.id for token in left.tokens]
+        reply = _ids(left)
         at, same = _agreement(left, right)
         # One row for each token of the reply; the first follows the prompt.
         rows = [model.read([*prompt, *reply], len(prompt)) for model in (a.model, b.model)]
@@ -169,6 +169,12 @@ def read_text(a: LocalModel, b: LocalModel, text: str | None) -> Reading:
         found[f"perplexity_{side}"] = _finite(np.exp(np.mean(losses)))
         found[f"bits_per_byte_{side}"] = _finite(np.sum(losses) / math.log(2) / size)
     return Reading(**found)
+
+
+def _ids(trace: Trace) -> list[int]:
+    ids = [token.id for token in trace.tokens if token.id is not None]
+    assert len(ids) == len(trace.tokens), "a model in this process names its tokens"
+    return ids
 
 
 def _agreement(left: Trace, right: Trace) -> tuple[int, bool]:
@@ -231,7 +237,7 @@ def _parting(
     def text(trace: Trace) -> str | None:
         # Not the token's own text in the trace: that is what was safe to show with it.
         is_there = not same and at < len(trace.tokens)
-        return model.text([trace.tokens[at].id]).decode(errors="replace") if is_there else None
+        return model.text([_ids(trace)[at]]).decode(errors="replace") if is_there else None
 
     return Parting(
         seed=left.seed,

@@ -13,12 +13,15 @@ from typing import NamedTuple
 from jeito.decode.local import LocalModel
 from jeito.engines.base import AS_FOUND, Card, Engine, Loading
 from jeito.engines.demo import demo_file
-from jeito.errors import InputError, ModelError, nearest
+from jeito.engines.remote import Remote
+from jeito.engines.remote_open import is_remote, open_remote
+from jeito.errors import InputError, UnsupportedError, nearest
 from jeito.preflight import loads
 from jeito.preflight.gguf import HUB, cached_gguf
 from jeito.preflight.knowledge import Fact, facts_of_folder, facts_of_gguf
 from jeito.run.health import check_health
 
+Opened = LocalModel | Remote
 ENGINES = ("llamacpp", "transformers", "toy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "nf4")
 
@@ -63,14 +66,26 @@ def open_model(
     precision: str | None = None,
     loading: Loading = AS_FOUND,
     notify: Callable[[str], None] = lambda text: None,
-) -> LocalModel:
+) -> Opened:
     """The model that a reference names, ready to run; `notify` hears what takes long. Raises ModelError, InputError.
 
     One short pass tells a model from noise: what is broken is refused before anybody waits for it.
 
-    The precision is the reference's, or this one's, not the one in `loading`.
+    The precision is the reference's, or this one's, not the one in `loading`. A server that nobody answers for is an
+    EngineError.
     """
     reference = _with(parse(text), engine, precision)
+    if is_remote(reference.target):
+        if reference.engine or reference.precision:
+            how = reference.engine or reference.precision
+            raise InputError(
+                f"{reference.target!r} is a server: what it runs on is not {how!r}'s to say", hint="--server vllm"
+            )
+        return open_remote(reference.text, reference.target, reference.within, loading, notify)
+    if loading.server != "auto":
+        raise InputError(
+            f"{reference.text!r} is no server of the kind {loading.server!r}", hint="-m http://host:8000/v1"
+        )
     made = _engine(reference, _loading(reference, loading), notify)
     try:
         check_health(made, reference.text, _again(reference.target))
@@ -95,6 +110,7 @@ def read_card(
 ) -> Card:  # fmt: skip
     """What the model says of itself, read without its weights."""
     reference = _with(parse(text), engine, precision)
+    _refuse_servers(reference)
     name = engine_of(reference)
     if name == "toy":
         from jeito.engines.toy import ToyEngine
@@ -112,6 +128,7 @@ def read_card(
 def read_facts(text: str, *, engine: str | None = None, precision: str | None = None) -> list[Fact]:
     """Every key of the model's small files, with what it touches; the toy has none."""
     reference = _with(parse(text), engine, precision)
+    _refuse_servers(reference)
     name = engine_of(reference)
     if name == "toy":
         return []
@@ -171,13 +188,13 @@ def _engine(reference: Reference, loading: Loading, notify: Callable[[str], None
 
 
 def _refuse_servers(reference: Reference) -> None:
-    if reference.target.startswith(("http://", "https://")):
-        raise ModelError(f"{reference.target!r} is a server: this version runs models of its own only", hint="-m demo")
+    if is_remote(reference.target):
+        what = f"{reference.target!r} is a server, which shows no files of its model"
+        raise UnsupportedError(what, hint=f"jeito probe {reference.target}")
 
 
 def _folder(reference: Reference) -> str:
     """What the transformers engine takes: `demo`, a folder, ORG/NAME."""
-    _refuse_servers(reference)
     if reference.target.endswith(".gguf") or cached_gguf(reference.target, reference.within):
         raise InputError(f"{reference.target!r} is a GGUF, which llama.cpp runs", hint=f"-m {reference.target}")
     if reference.within and reference.target == "demo":
@@ -187,7 +204,6 @@ def _folder(reference: Reference) -> str:
 
 def _file(reference: Reference) -> Path:
     """What the llama.cpp engine takes: `demo`, a GGUF file, or one in the hub's cache."""
-    _refuse_servers(reference)
     if reference.precision not in (None, "auto"):
         raise InputError(f"a GGUF file has its own precision, not {reference.precision}", hint=f"-m {reference.target}")
     found = cached_gguf(reference.target, reference.within)

@@ -138,6 +138,8 @@ class Run:
         self._tokens: list[Token] = []
         self._request = wanted
         self._start = Start(template="", placement="system", prompt="", prompt_digest="", tokens=0)
+        self.ended: End | None = None
+        """How the last reply ended, once the run has."""
         self._turns: list[Turn] = []
         self._seconds = Seconds()
         self._is_open = False
@@ -254,6 +256,11 @@ class Run:
         return answer, reasoning.strip()
 
     @property
+    def begun(self) -> Start:
+        """What the model made of the current reply's request."""
+        return self._start
+
+    @property
     def calls(self) -> int:
         """How many calls were begun."""
         return self._agent.calls if self._agent else 0
@@ -288,16 +295,7 @@ class Run:
         return None
 
     def _note(self, start: Start) -> None:
-        receipt = self.trace.receipt.model_copy(
-            update={
-                "placement": start.placement,
-                "template": start.template,
-                "prompt_digest": start.prompt_digest,
-                "dropped": start.dropped,
-                "exact": start.exact,
-                "notes": start.notes,
-            }
-        )
+        receipt = noted(self.trace.receipt, start)
         self.trace = self.trace.model_copy(update={"prompt": start.prompt, "receipt": receipt})
 
     def _fail(self, error: JeitoError) -> None:
@@ -306,6 +304,7 @@ class Run:
     def _finish(self, finish: Finish, why: str | None, *, end: End | None = None, error: str | None = None) -> None:
         if self.trace.finish is not None:
             return
+        self.ended = end
         answer, reasoning = self._said(end)
         found: dict[str, Any] = {"finish": finish, "why": why, "answer": answer, "tokens": tuple(self._tokens)}
         found["reasoning"] = reasoning
@@ -362,9 +361,9 @@ def _added(before: Seconds, now: Seconds) -> Seconds:
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:
-    cached = [usage.cached for usage in usages]
+    cached, prompts = [usage.cached for usage in usages], [usage.prompt for usage in usages]
     return Usage(
-        prompt=sum(usage.prompt for usage in usages),
+        prompt=None if None in prompts else sum(count or 0 for count in prompts),
         cached=None if None in cached else sum(count or 0 for count in cached),
         generated=sum(usage.generated for usage in usages),
         forced=sum(usage.forced for usage in usages),
@@ -391,6 +390,12 @@ def together(runs: Sequence[Run]) -> Iterator[tuple[int, Token]]:
     finally:
         for one in runs:
             one.close()
+
+
+def noted(receipt: Receipt, start: Start) -> Receipt:
+    """A receipt with what a model made of the request."""
+    names = ("placement", "template", "prompt_digest", "dropped", "exact", "notes")
+    return receipt.model_copy(update={name: getattr(start, name) for name in names})
 
 
 def canonical(resolved: Resolved) -> str:

@@ -1,16 +1,24 @@
 """What is served: each model by its id, and each behaviour that it can have. Knows nothing of HTTP."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from jeito.behaviour.behaviour import Behaviour
-from jeito.behaviour.load import Loaded, load, names
+from jeito.behaviour.load import Loaded, load
 from jeito.behaviour.resolve import resolve
-from jeito.decode.local import LocalModel
-from jeito.errors import BehaviourError, InputError, JeitoError, nearest
+from jeito.engines.remote import Remote
+from jeito.errors import InputError, JeitoError, LogError, nearest
+from jeito.run.open import Opened
 from jeito.serve.refusal import Refusal
+from jeito.serve.shelf import Shelf
+from jeito.trace.log import Log
+from jeito.types import Sourced, Trace
 
+_KEPT = "; it is served as it was"
 TOOLS = "tools: a server offers none of its own, only those that the request brings"
 
 
@@ -18,10 +26,12 @@ class Served(NamedTuple):
     """One id. `lacking`: what of its behaviour is not honoured here."""
 
     id: str
-    model: LocalModel
+    model: Opened
     loaded: Loaded
     label: str
     lacking: tuple[str, ...] = ()
+    is_stale: bool = False
+    """Has its file changed into what cannot be read?"""
 
     def about(self, created: int) -> dict[str, Any]:
         """As /v1/models lists it."""
@@ -31,57 +41,79 @@ class Served(NamedTuple):
             "behaviour": self.label,
             "description": self.loaded.behaviour.description,
             "context": self.model.context,
+            "defaults": {knob: without_path(one).model_dump(mode="json") for knob, one in self.model.defaults.items()},
             "abilities": sorted(self.model.abilities),
             "model_fingerprint": self.model.fingerprint,
             "behaviour_fingerprint": self.loaded.behaviour.fingerprint(),
             "lacking": list(self.lacking),
+            "stale": self.is_stale,
         }
         return said | {"jeito": own}
 
 
-class Catalogue:
-    """Every id; `left_out` says which behaviours a model cannot have, and why."""
+def without_path(sourced: Sourced) -> Sourced:
+    """A value's source without the paths of this machine."""
+    name = sourced.file.replace("\\", "/").rpartition("/")[2] if sourced.file else None
+    return sourced.model_copy(update={"file": name})
 
-    def __init__(self, models: Iterable[LocalModel], folder: Path | None = None) -> None:
+
+class Catalogue:
+    """Every id of some models: `names` in their order, else the last part of what each is called.
+
+    `left_out` says which behaviours a model cannot have, and why. Raises InputError for ids that cannot be.
+    """
+
+    def __init__(
+        self, models: Iterable[Opened], folder: Path | None = None, names: Sequence[str] = (),
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:  # fmt: skip
+        self.models = dict(_named(list(models), names))
         self.served: dict[str, Served] = {}
         self.left_out: list[str] = []
-        behaviours = self._behaviours(folder)
-        for model in models:
-            name = model.name.rstrip("/").rpartition("/")[2]
-            if name in self.served:
-                raise InputError(f"two models would be called {name!r}", hint="serve each on a port of its own")
-            self._add(Served(name, model, load("plain"), "plain"))
-            for label, loaded in behaviours.items():
-                self._add(Served(f"{name}:{label}", model, loaded, label))
+        self._shelf = Shelf(folder)
+        self._notify = notify
+        self._turn = Lock()
+        self._fill()
 
-    def _behaviours(self, folder: Path | None) -> Mapping[str, Loaded]:
-        if folder is None:
-            found = {one.name: one.name for one in names()}
-        elif folder.is_dir():
-            found = {file.stem: str(file) for file in sorted(folder.glob("*.yaml"))}
-        else:
-            raise InputError(f"there is no folder {str(folder)!r}", hint="--behaviours behaviours")
-        loaded: dict[str, Loaded] = {}
-        for name, reference in found.items():
-            try:
-                loaded[name] = load(reference)
-                loaded[name].behaviour.fingerprint()  # reads the files that it names
-            except BehaviourError as error:
-                self.left_out.append(f"{name}: {error}")
-        return loaded
+    def _fill(self) -> None:
+        """Read the behaviours; what cannot be read any more is served as it was."""
+        served: dict[str, Served] = {}
+        wrong = self._shelf.read()
+        left_out = [f"{label}: {error}{_KEPT if label in self._shelf.stale else ''}" for label, error in wrong.items()]
+        plain = load("plain")
+        for name, model in self.models.items():
+            labelled = {name: ("plain", plain)}
+            labelled |= {f"{name}:{label}": (label, loaded) for label, loaded in self._shelf.loaded.items()}
+            for id, (label, loaded) in labelled.items():
+                try:
+                    served[id] = _served(id, model, loaded, label, is_stale=label in self._shelf.stale)
+                except JeitoError as error:
+                    left_out.append(f"{id}: {error}{_KEPT if id in self.served else ''}")
+                    if id in self.served:
+                        served[id] = self.served[id]._replace(is_stale=True)
+        self.served, self.left_out = served, left_out
 
-    def _add(self, served: Served) -> None:
-        if served.loaded.behaviour.tools:
-            none: dict[str, Any] = {"tools": (), "tool_choice": "auto"}
-            loaded = served.loaded._replace(behaviour=served.loaded.behaviour.model_copy(update=none))
-            served = served._replace(loaded=loaded, lacking=(TOOLS,))
-        model = served.model
-        try:
-            resolve(served.loaded, defaults=model.defaults, abilities=model.abilities, context=model.context)
-        except JeitoError as error:
-            self.left_out.append(f"{served.id}: {error}")
+    def refresh(self) -> None:
+        """Take in what changed in the files, which are looked at once a second at most. For any thread."""
+        if not self._turn.acquire(blocking=False):
             return
-        self.served[served.id] = served
+        try:
+            if self._shelf.is_changed():
+                before = set(self.left_out)
+                self._fill()
+                for line in self.left_out:
+                    if line not in before:
+                        self._notify(line)
+        finally:
+            self._turn.release()
+
+    def seen(self, behaviours: frozenset[str] | None) -> "Catalogue":
+        """The catalogue as it is now, for someone to whom only these behaviours are open; none: all."""
+        self.refresh()
+        found = copy(self)
+        if behaviours is not None:
+            found.served = {id: one for id, one in self.served.items() if one.label in behaviours}
+        return found
 
     def find(self, id: str, behaviour: str | None = None) -> Served:
         """What a request means; raises Refusal for what is not served."""
@@ -94,6 +126,44 @@ class Catalogue:
             hint = nearest(id, self.served)
             raise Refusal(404, f"there is no model {id!r}", hint=hint, param="model", code="model_not_found")
         return found
+
+    def kept(self, log: Log | None, id: str) -> tuple[str, Trace] | None:
+        """What the log has under a reply's id, and what it is served as; none for runs of what is not served."""
+        run = id.partition("_" if id.startswith("resp_") else "-")[2] or id
+        try:
+            trace = log.get(run) if log else None
+        except LogError:
+            return None
+        if trace is None or trace.id != run:
+            return None
+        same = (one.id for one in self.served.values() if (one.model.name, one.label) == (trace.model, trace.behaviour))
+        return next(((served, trace) for served in same), None)
+
+
+def _named(models: list[Opened], names: Sequence[str]) -> Iterator[tuple[str, Opened]]:
+    if len(names) > len(models):
+        raise InputError(f"{len(names)} names are too many for {len(models)} models", hint="one --name for each -m")
+    taken: set[str] = set()
+    for index, model in enumerate(models):
+        said = model.served if isinstance(model, Remote) else model.name
+        name = names[index] if index < len(names) else said.rstrip("/").rpartition("/")[2]
+        if not re.fullmatch(r"[\w.@#/-]+", name) and index < len(names):
+            raise InputError(f"no model can be called {name!r}", hint="letters, digits and . _ - / say it")
+        if name in taken:
+            raise InputError(f"two models would be called {name!r}", hint="--name NAME, one for each -m")
+        taken.add(name)
+        yield name, model
+
+
+def _served(id: str, model: Opened, loaded: Loaded, label: str, *, is_stale: bool) -> Served:
+    """Raises JeitoError where the model cannot have the behaviour."""
+    lacking: tuple[str, ...] = ()
+    if loaded.behaviour.tools:
+        none: dict[str, Any] = {"tools": (), "tool_choice": "auto"}
+        loaded = loaded._replace(behaviour=loaded.behaviour.model_copy(update=none))
+        lacking = (TOOLS,)
+    resolve(loaded, defaults=model.defaults, abilities=model.abilities, context=model.context)
+    return Served(id, model, loaded, label, lacking, is_stale)
 
 
 def changed(loaded: Loaded, changes: Mapping[str, Any], sampling: Mapping[str, Any], flags: Iterable[str]) -> Loaded:

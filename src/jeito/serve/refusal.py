@@ -19,6 +19,11 @@ class Refusal(JeitoError):
         super().__init__(message, hint=hint)
         self.status, self.param, self.word, self.retry_after = status, param, code, retry_after
 
+    @property
+    def reason(self) -> str:
+        """One of few words, to be counted by."""
+        return self.word or KINDS.get(self.status, "invalid_request" if self.status < 500 else "failed")
+
 
 def refusal(error: JeitoError) -> Refusal:
     """Any error of ours as what a client sees: its own fault is 400, ours 500."""

@@ -1,32 +1,19 @@
-"""A server process: its socket, its signals, its end. Knows nothing of routes."""
+"""A server process: its socket, its thread, its end. Knows nothing of routes."""
 
+import asyncio
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable
-from pathlib import Path
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-
 from jeito.errors import InputError
-from jeito.home import api_keys
+from jeito.serve.door import Door
 
 if TYPE_CHECKING:
     import uvicorn
-
-
-def keys(file: Path | None) -> list[str]:
-    """The keys of a file, one a line, and of JEITO_KEYS; raises InputError for a file that has none."""
-    if file is None:
-        return api_keys()
-    try:
-        found = [line.strip() for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the keys in {str(file)!r} cannot be read: {error}", hint="one key a line") from error
-    if not found:
-        raise InputError(f"{str(file)!r} holds no key", hint="one key a line")
-    return found + api_keys()
 
 
 def bind(host: str, port: int, *, has_keys: bool) -> socket.socket:
@@ -51,22 +38,55 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def server(app: Starlette, *, drain: int) -> "uvicorn.Server":
-    """A server that has not begun; told to stop, what runs then has `drain` seconds to end."""
+class Serving:
+    """A door that is being served, in a thread of its own: so it answers while models load in the main one."""
+
+    def __init__(self, door: Door, bound: socket.socket, *, drain: float = 0) -> None:
+        self._door, self._seconds = door, drain
+        self._server = _server(door)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(bound,), name="server")
+        bound.listen(2048)
+        self._thread.start()
+
+    def _run(self, bound: socket.socket) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve(sockets=[bound]))
+
+    def drain(self) -> None:
+        """Take no more, give what runs its time, and end. At once, for any thread or signal."""
+
+        async def drained() -> None:
+            await self._door.drain(self._seconds)
+            self._server.should_exit = True
+
+        asyncio.run_coroutine_threadsafe(drained(), self._loop)
+
+    def stop(self) -> None:
+        """End now; what runs is broken off."""
+        self._server.should_exit = True
+        self.wait()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+
+def _server(door: Door) -> "uvicorn.Server":
     import uvicorn
 
     return uvicorn.Server(
         uvicorn.Config(
-            app, loop="asyncio", http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
-            timeout_graceful_shutdown=drain, server_header=False,
+            door, http="h11", ws="none", lifespan="off", log_level="warning", access_log=False,
+            timeout_graceful_shutdown=1, server_header=False,
         )
     )  # fmt: skip
 
 
-def serve(app: Starlette, bound: socket.socket, *, drain: int, begun: Callable[[], None]) -> None:
-    """Answer until SIGTERM or an interrupt."""
-    # uvicorn raises what it caught once more when all is over: an end that was asked for is no failure.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    bound.listen(2048)
-    begun()
-    server(app, drain=drain).run(sockets=[bound])
+@contextmanager
+def told_to_stop(serving: Serving) -> Iterator[None]:
+    """While the block runs, SIGTERM drains."""
+    before = signal.signal(signal.SIGTERM, lambda *_: serving.drain())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
