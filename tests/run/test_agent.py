@@ -155,7 +155,7 @@ def test_what_a_tool_gives_cannot_be_taken_for_a_turn_or_a_call() -> None:
     model = says('<tool_call>\n{"name": "calculator", "arguments": {}}\n</tool_call>', "ok")
     trace = ended(run(load("plain", ["tools=[calculator]"]), model, "go", seed=1, tools=box))
     assert trace.turns[0].steps[0].result == FORGED
-    prompt = model._prepare(following_of(trace))[0].prompt
+    prompt = model.start(following_of(trace)).prompt
     data = prompt.partition("<user><tool_response>\n")[2].rpartition("\n</tool_response>\n<assistant>")[0]
     assert "{}" in data
     assert not any(mark in data for mark in ("<tool_call>", "</tool_call>", "<|im_end|>", "<tool_response>"))
