@@ -129,3 +129,31 @@ def test_no_slot_is_free_while_all_are_busy() -> None:
     kept = memory(slots=1)
     assert kept.place([1, 2], False) is not None
     assert kept.place([3, 4], False) is None
+
+
+def test_what_is_cheap_to_compute_again_is_forgotten_before_a_long_prefix_that_is_used() -> None:
+    kept = memory(slots=3)
+    instruction = fill(kept, LONG)
+    for question in range(200, 240):
+        fill(kept, [*LONG[:90], question, question])
+        fill(kept, [question])
+    assert fill(kept, [*LONG, 5]).slot is instruction.slot
+    assert kept._floor < len(LONG)
+
+
+def test_what_nobody_uses_any_more_is_forgotten_however_long_it_is() -> None:
+    kept = memory(slots=3)
+    fill(kept, LONG)
+    for start in range(200, 400, 5):
+        fill(kept, list(range(start, start + 10)))
+    assert fill(kept, [*LONG, 5]).reused == 0
+
+
+def test_spare_slots_keep_prefixes_and_never_reply() -> None:
+    engine = ToyEngine(babble, slots=2, batch=256, spare=3)
+    kept = Memory(engine)
+    for start in (100, 200, 300):
+        fill(kept, list(range(start, start + 50)))
+    assert kept.place(list(range(100, 160)), False).reused == 50
+    assert kept.place(list(range(200, 260)), False).reused == 50
+    assert kept.place(list(range(300, 360)), False) is None

@@ -58,7 +58,7 @@ def serve(
         from jeito.serve.server import Serving, bind, told_to_stop
     except ModuleNotFoundError as error:
         raise InputError(f"serving needs {error.name}", hint="pip install 'jeito[serve]'") from error
-    from jeito.run.open import Opened, open_model
+    from jeito.run.open import Opened, open_apart
     from jeito.trace.log import Log
 
     found, metrics = read_keys(keys), Metrics()
@@ -69,7 +69,7 @@ def serve(
     serving = Serving(door, bound, drain=drain)
     try:
         for one in models:
-            opened.append(open_model(one, engine=engine, precision=precision, loading=loading, notify=show.say))
+            opened.append(open_apart(one, engine=engine, precision=precision, loading=loading, notify=show.say))
         catalogue = Catalogue(opened, behaviours, names, show.say)
         for line in catalogue.left_out:
             show.say(f"not served: {line}")

@@ -6,8 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Tokens
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from jeito.decode.template import Template
 from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Row, Shape
 from jeito.engines.meter import taken
 from jeito.types import End, Event, Exact, Request, Sourced, Start
+
+T = TypeVar("T")
 
 ABILITIES = SAMPLING_KNOBS | {
     "logprobs", "overflow", "contract", "guard.repetition", "guard.empty", "repair", "tools", "tool_choice",
@@ -46,6 +50,8 @@ class LocalModel:
         self._prompts = Prompts(engine)
         self.stepped: Callable[[float], object] = lambda seconds: None
         """Hears how long each step took."""
+        self.worker: Executor | None = None
+        """The one thread where all is computed, if not in whichever asks."""
         self._crank = threading.Lock()
         """Held by whoever steps the batch, or has the engine do something else."""
         self._turned = threading.Condition()
@@ -164,7 +170,8 @@ class LocalModel:
                 chunk = tokens[at : at + most]
                 want = min(len(chunk), max(0, at + len(chunk) - start + 1))
                 with self._cranking():
-                    found = self._engine.extend([Row(slot.index, chunk, want)], exact=shape is not None)
+                    row = Row(slot.index, chunk, want)
+                    found = self._compute(partial(self._engine.extend, [row], exact=shape is not None))
                     rows = found[0].copy()
                 yield from rows
         finally:
@@ -207,10 +214,13 @@ class LocalModel:
             self._sweep()
             if not sequence.ready:
                 began = time.perf_counter()
-                self.decoder.step()
+                self._compute(self.decoder.step)
                 self.stepped(time.perf_counter() - began)
         finally:
             self._let_go()
+
+    def _compute(self, what: Callable[[], T]) -> T:
+        return self.worker.submit(what).result() if self.worker else what()
 
     def _events(self, sequence: Sequence) -> Generator[Event]:
         memory: dict[str, dict[str, int]] = {}
@@ -232,7 +242,7 @@ class LocalModel:
     def _exactness(self) -> tuple[Shape | None, str]:
         if self._tested is None:
             with self._cranking():
-                self._tested = self._engine.exact()
+                self._tested = self._compute(self._engine.exact)
         return self._tested
 
     def _exact(self, request: Request) -> Exact:
@@ -256,3 +266,5 @@ class LocalModel:
     def close(self) -> None:
         with self._cranking():
             self._engine.close()
+        if self.worker:
+            self.worker.shutdown()

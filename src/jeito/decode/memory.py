@@ -26,6 +26,9 @@ class Slot:
     exact: bool = True
     """Was everything in it computed in the exact shape?"""
     used: int = 0
+    cost: int = 0
+    """Tokens that were computed into it, not copied."""
+    worth: int = 0
 
 
 class Place(NamedTuple):
@@ -50,40 +53,42 @@ def shared(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class Memory:
-    """The slots of one engine: places prompts, forks prefixes, forgets the least recently used."""
+    """The slots of one engine: places prompts, forks prefixes, forgets what is cheap to compute again and long unused.
+
+    GreedyDual (Young 1994): whatever is used is worth its cost above the worth of what was forgotten last.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clock = 0
-        self.slots = [Slot(index) for index in range(engine.card.slots)]
+        self._clock = self._floor = 0
+        self.slots = [Slot(index) for index in range(engine.card.slots + engine.card.spare)]
 
     def place(self, prompt: list[int], exact: bool) -> Place | None:
-        """A slot for a prompt, or none now: no slot is free, or a neighbour is about to hold what it needs.
+        """A slot for a prompt, or none now: as many reply as can, or a neighbour is about to hold what it needs.
 
         The prompt's last token is always left to compute, since its logits are wanted. An exact reply reuses
         only what was computed exactly.
         """
         idle = [slot for slot in self.slots if not slot.busy]
-        if not idle:
+        if len(idle) <= self._engine.card.spare:
             return None
         wanted = prompt[:-1]
         source, reused = self._best(wanted, exact)
         if self._comes_soon(wanted, exact) >= reused + WORTH_WAITING:
             return None
         target = self._target(idle, source, reused)
-        if source is None or reused == 0:
-            self._engine.truncate(target.index, 0)
-            target.tokens, target.exact, reused = [], True, 0
+        if source is target:
+            self._engine.truncate(target.index, reused)
+            target.tokens, target.cost = target.tokens[:reused], min(target.cost, reused)
         else:
-            if source is target:
-                self._engine.truncate(target.index, reused)
-            else:
-                # Before the copy: an engine that finds no room for it has emptied the slot.
-                target.tokens, target.exact = [], True
+            # Before a copy: an engine that finds no room for it has emptied the slot.
+            self._forget(target)
+            if source is not None:
                 self._engine.fork(source.index, target.index, reused)
-            target.tokens, target.exact = source.tokens[:reused], source.exact
-        self._clock += 1
-        target.busy, target.plan, target.used, target.planned_exact = True, prompt, self._clock, exact
+                target.tokens, target.exact = source.tokens[:reused], source.exact
+                self._use(source)
+        self._use(target)
+        target.busy, target.plan, target.planned_exact = True, prompt, exact
         return Place(target, reused)
 
     def _best(self, wanted: list[int], exact: bool) -> tuple[Slot | None, int]:
@@ -109,7 +114,7 @@ class Memory:
         # A slot that the prompt simply goes on from is taken as it is; otherwise it stays, for others to share.
         if source is not None and not source.busy and reused == len(source.tokens):
             return source
-        return min(idle, key=lambda slot: (bool(slot.tokens), slot is source, slot.used))
+        return min(idle, key=lambda slot: (bool(slot.tokens), slot is source, slot.worth, slot.used))
 
     def take(self) -> Slot:
         """An empty slot, kept busy until it is released; what it is given then is nobody's to share."""
@@ -117,27 +122,38 @@ class Memory:
         if not idle:
             raise EngineError("every slot is busy", hint="more --slots")
         slot = self._target(idle, None, 0)
-        self._engine.truncate(slot.index, 0)
-        slot.tokens, slot.exact, slot.busy = [], True, True
+        self._forget(slot)
+        slot.busy = True
         return slot
 
     def hold(self, slot: Slot, tokens: Iterable[int], exact: bool) -> None:
         """The engine has appended these tokens to the slot."""
+        before = len(slot.tokens)
         slot.tokens.extend(tokens)
+        slot.cost += len(slot.tokens) - before
         slot.exact = slot.exact and exact
 
     def release(self, slot: Slot) -> None:
         """The slot's sequence ended; what it holds stays, to be shared."""
         slot.busy, slot.plan = False, ()
+        self._use(slot)
         if not slot.tokens:
             self._engine.truncate(slot.index, 0)
 
     def evict(self) -> bool:
-        """Forget the idle slot that was used longest ago; false when no idle slot holds anything."""
+        """Forget the idle slot that is worth least; false when no idle slot holds anything."""
         held = [slot for slot in self.slots if not slot.busy and slot.tokens]
         if not held:
             return False
-        oldest = min(held, key=lambda slot: slot.used)
-        self._engine.truncate(oldest.index, 0)
-        oldest.tokens, oldest.exact = [], True
+        self._forget(min(held, key=lambda slot: (slot.worth, slot.used)))
         return True
+
+    def _use(self, slot: Slot) -> None:
+        self._clock += 1
+        slot.used, slot.worth = self._clock, self._floor + slot.cost
+
+    def _forget(self, slot: Slot) -> None:
+        self._engine.truncate(slot.index, 0)
+        if slot.tokens:
+            self._floor = max(self._floor, slot.worth)
+        slot.tokens, slot.exact, slot.cost = [], True, 0

@@ -102,6 +102,8 @@ class Card:
     defaults: Mapping[str, Sourced] = field(default_factory=dict)
     bytes: int = 0
     """Of the weights."""
+    spare: int = 0
+    """Slots beyond those, in which only what ended replies left is kept, for others to share."""
     rewinds: bool = True
     """Can a slot be cut or forked at any length? Recurrent models keep only their last state."""
     versions: Mapping[str, str] = field(default_factory=dict)

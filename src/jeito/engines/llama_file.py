@@ -15,6 +15,7 @@ from jeito.errors import ModelError
 from jeito.types import Sourced
 
 SLOTS = 16
+MOST_SEQUENCES = 256  # that the library can tell apart in one context
 # Longest context that is reserved unless more is asked for: the cache of a 135M model takes 23 KB a token.
 DEFAULT_CONTEXT = 8192
 # GGUF's names of the sampling values that a model's author recommends.
@@ -157,6 +158,7 @@ def card_of(model: Any, path: Path, *, context: int | None, slots: int) -> Card:
     bos = lib.llama_vocab_bos(vocab)
     template = lib.llama_model_chat_template(model, ffi.NULL)
     file_type = int(metadata.get("general.file_type", lib.llama_model_ftype(model)))
+    rewinds = not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
     return Card(
         name=metadata.get("general.name") or path.stem,
         engine="llamacpp",
@@ -173,6 +175,7 @@ def card_of(model: Any, path: Path, *, context: int | None, slots: int) -> Card:
         special=_special_texts(vocab),
         defaults=_sampling_defaults(metadata, path.name),
         bytes=lib.llama_model_size(model),
-        rewinds=not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)),
+        spare=min(3 * slots, max(0, MOST_SEQUENCES - 1 - slots)) if rewinds else 0,
+        rewinds=rewinds,
         versions={"llama.cpp": version()},
     )

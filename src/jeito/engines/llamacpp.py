@@ -88,6 +88,7 @@ class LlamaEngine:
             undo.callback(library().lib.llama_model_free, self._model)
             self.card: Card = card_of(self._model, path, context=context, slots=slots)
             self._threads = threads or usable_cores()
+            slots += self.card.spare
             self._cells = Cells(self._model, cells=self.card.context, slots=slots, threads=self._threads)
             undo.pop_all()
         self.card = replace(

@@ -41,16 +41,17 @@ class ToyEngine:
     """An `Engine` whose logits are `score(all tokens of the slot)`; exact in every shape."""
 
     def __init__(
-        self, score: Score = echo, *, context: int = 4096, slots: int = 8, batch: int = 64, cells: int | None = None
-    ) -> None:
+        self, score: Score = echo, *, context: int = 4096, slots: int = 8, spare: int = 0, batch: int = 64,
+        cells: int | None = None,
+    ) -> None:  # fmt: skip
         self._score = score
         self._cells = cells or context * slots
-        self._slots: list[list[int]] = [[] for _ in range(slots)]
+        self._slots: list[list[int]] = [[] for _ in range(slots + spare)]
         self.calls: list[list[Row]] = []
         """Every call that was made, for tests that count work."""
         self.card = Card(
             name="toy", engine="toy", precision="none", device="cpu", vocabulary=VOCABULARY, context=context,
-            slots=slots, batch=batch, bos=BOS, ends=frozenset({END}), add_bos=False, template=TEMPLATE,
+            slots=slots, spare=spare, batch=batch, bos=BOS, ends=frozenset({END}), add_bos=False, template=TEMPLATE,
             special={"eos_token": "", "bos_token": ""},
         )  # fmt: skip
 
