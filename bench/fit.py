@@ -1,4 +1,4 @@
-"""Memory predicted and measured: python bench/fit.py [--only wide,deep] [--in nf4] [--json FILE].
+"""Memory predicted and measured: python bench/fit.py [--only wide,deep] [--in nf4] [--context 512] [--json FILE].
 
 Random models of six shapes, made on the spot, in fp32, bf16 and NF4, and the demo model's GGUF; each in a process of
 its own, with all slots filled. Weights and texts are the bytes of their tensors; the peak is what the process grows by.
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SLOTS, CONTEXT = 4, 512
+SLOTS = 4
 SHARED: dict[str, Any] = {
     "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 1024, "bos_token_id": 256,
     "eos_token_id": 257,
@@ -65,33 +65,34 @@ def fill(engine: Any, slots: int, each: int) -> None:
         done += count
 
 
-def measure_folder(folder: Path, precision: str, first: Path) -> dict[str, int]:
+def measure_folder(folder: Path, precision: str, first: Path, context: int) -> dict[str, int]:
     """In this process. `first` is loaded before: what any model makes the libraries load is no part of this one."""
     from jeito.engines.base import Loading
     from jeito.engines.meter import taken
     from jeito.engines.transformers import load, read_outline
 
-    need = read_outline(folder).need(precision, slots=SLOTS, context=CONTEXT)
+    need = read_outline(folder).need(precision, slots=SLOTS, context=context)
     load(first, Loading(precision=precision, slots=1, context=64)).close()
     before = taken("cpu")["resident"]
-    engine = load(folder, Loading(precision=precision, slots=SLOTS, context=CONTEXT))
-    fill(engine, SLOTS, CONTEXT)
+    engine = load(folder, Loading(precision=precision, slots=SLOTS, context=context))
+    fill(engine, SLOTS, context)
     peak = taken("cpu")["resident_peak"] - before
     found = {"weights": engine.card.bytes, "texts": engine.memory_of_slots.bytes(), "peak": peak}
     return {**found, **{f"{part}_predicted": getattr(need, part) for part in found}}
 
 
-def measure_demo() -> dict[str, int]:
+def measure_demo(context: int) -> dict[str, int]:
+    """Its slots share a context."""
     from jeito.engines.demo import demo_file
     from jeito.engines.llama_file import read_outline
     from jeito.engines.llamacpp import LlamaEngine, library
     from jeito.engines.meter import taken
 
-    need = read_outline(demo_file()).need(context=4096)
+    need = read_outline(demo_file()).need(context=SLOTS * context)
     library()
     before = taken("cpu")["resident"]
-    engine = LlamaEngine(demo_file(), context=4096, slots=SLOTS)
-    fill(engine, SLOTS, 1024)
+    engine = LlamaEngine(demo_file(), context=SLOTS * context, slots=SLOTS)
+    fill(engine, SLOTS, context)
     peak = taken("cpu")["resident_peak"] - before
     # The library says the bytes of its cache to nobody: what the process grew by holds it.
     return {
@@ -99,9 +100,9 @@ def measure_demo() -> dict[str, int]:
     }  # fmt: skip
 
 
-def measured(*arguments: str) -> dict[str, Any]:
+def measured(context: int, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, __file__, "--measure", *arguments],
+        [sys.executable, __file__, "--context", str(context), "--measure", *arguments],
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -125,15 +126,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="names of models, with commas")
     parser.add_argument("--in", dest="precisions", default="fp32,bf16,nf4", help="precisions, with commas")
+    parser.add_argument("--context", type=int, default=512, help="tokens of each slot")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     if options.measure is not None:
         folder, precision, first = [*options.measure, "", "", ""][:3]
-        print(json.dumps(measure_folder(Path(folder), precision, Path(first)) if folder else measure_demo()))
+        context = options.context
+        found = measure_folder(Path(folder), precision, Path(first), context) if folder else measure_demo(context)
+        print(json.dumps(found))
         return
-    results = [report("demo", "Q4_1", measured())]
+    results = [report("demo", "Q4_1", measured(options.context))]
     with tempfile.TemporaryDirectory() as place:
         first = Path(place) / "first"
         small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "vocab_size": 300}
@@ -142,7 +146,7 @@ def main() -> None:
             folder = Path(place) / name
             make(folder, *SHAPES[name])
             for precision in options.precisions.split(","):
-                results.append(report(name, precision, measured(str(folder), precision, str(first))))
+                results.append(report(name, precision, measured(options.context, str(folder), precision, str(first))))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

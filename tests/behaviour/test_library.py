@@ -54,11 +54,17 @@ def test_plain_is_the_model_as_it_is():
     assert behaviour.needs() == frozenset()
 
 
+def test_the_judge_can_say_nothing_but_a_letter_and_always_says_the_same():
+    behaviour = load("judge").behaviour
+    assert behaviour.output.choice == ("A", "B")
+    assert behaviour.sampling.temperature == 0
+
+
 def test_everything_in_the_library_loads_and_describes_itself(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JEITO_HOME", str(tmp_path))
     listed = names()
-    assert {*EXACT, *TWINS, *AGENTS, *AGENTS.values(), "plain"} <= {listing.name for listing in listed}
+    assert {*EXACT, *TWINS, *AGENTS, *AGENTS.values(), "judge", "plain"} <= {listing.name for listing in listed}
     for listing in listed:
         assert (listing.where, listing.error) == ("library", None)
         assert listing.description

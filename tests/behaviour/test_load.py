@@ -88,8 +88,8 @@ BAD = {
         "checks:\n  - {words: {max: 1}}\n",
         2,
         5,
-        "checks.0.at_least is missing",
-        "add at_least",
+        "the claim words has no threshold",
+        "add at_least: 0.9",
     ),
     "a claim of more than all": (
         "checks:\n  - {a: 1, at_least: 2}\n",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jeito.behaviour.behaviour import Behaviour
+from jeito.behaviour.behaviour import Behaviour, Claim
 from jeito.behaviour.load import Loaded, load
 from jeito.decode.local import LocalModel
 from jeito.engines.base import Loading
@@ -24,6 +24,10 @@ from jeito.engines.servers import Seen, Server, look, server_of, servers
 from jeito.engines.toy import ToyEngine
 from jeito.engines.wire import Patience
 from jeito.errors import ContextError, EngineError, InputError, JeitoError, ModelError, UnsupportedError
+from jeito.proof.cases import load_cases
+from jeito.proof.compare import contrast
+from jeito.proof.prove import prove
+from jeito.proof.runs import Asked, Asking, gather
 from jeito.run.open import open_model
 from jeito.run.replay import replay
 from jeito.run.run import Run, run, together
@@ -36,6 +40,7 @@ ASK = "A train travels at 80 km/h for 3 hours. How far?"
 SCHEMA: dict[str, Any] = {
     "type": "object", "properties": {"km": {"type": "integer", "minimum": 0, "maximum": 999}}, "required": ["km"]
 }  # fmt: skip
+BRIEF = Claim(name="words", value={"max": 60}, at_least=0.5)
 Begin = Callable[..., str]
 
 
@@ -149,6 +154,27 @@ def test_a_second_jeito_gives_the_local_reply_token_for_token(
     remote.close()
 
 
+def test_a_proof_over_a_second_jeito_is_of_replies_made_there_and_finds_what_it_finds_here(
+    second_jeito: str, demo_model: LocalModel
+) -> None:
+    remote, cases, log = open_model(f"{second_jeito}#demo"), load_cases("train:en:simple:6"), Log()
+    label = "technical+max_new_tokens=16"
+    here, there = (
+        prove(label, model, cases, repeats=2, log=log, seed=3, claims=[BRIEF], unit="run", early=False)
+        for model in (demo_model, remote)
+    )
+    assert there.plan.model_fingerprint == here.plan.model_fingerprint
+    assert there.plan.digest != here.plan.digest, "what a server says that it is does not make its replies known"
+    assert (there.exact, there.runs, there.environment["engine"]) == (True, 12, "remote")
+    assert there.findings == here.findings
+    asking = Asking(cases, "train", 1, 3)
+    one, other = (gather(asking, [Asked(label, label, load(label))], model, log)[0] for model in (demo_model, remote))
+    assert [trace.answer for trace in other.traces] == [trace.answer for trace in one.traces]
+    (parted,) = contrast([one, other._replace(name="there")]).divergence
+    assert parted.identical == 6, "they share their noise"
+    remote.close()
+
+
 def test_calls_come_from_a_second_jeito_and_are_made_here(second_jeito: str, demo_model: LocalModel) -> None:
     loaded = behaviour(
         tools=["calculator"], tool_choice="required", parallel_calls=False,
@@ -255,6 +281,16 @@ def test_several_replies_of_a_server_run_at_once_and_more_wait(llama_server: str
     runs = [run("plain+max_new_tokens=6", remote, ASK, seed=seed) for seed in range(5)]
     assert {index for index, _ in together(runs)} == set(range(5))
     assert {one.trace.finish for one in runs} <= {"length", "stop"}
+    remote.close()
+
+
+def test_a_proof_over_llama_server_promises_nothing_exact(llama_server: str) -> None:
+    remote, cases, log = open_model(llama_server), load_cases("train:en:simple:6"), Log()
+    proof = prove("plain+max_new_tokens=6", remote, cases, repeats=1, log=log, seed=3, claims=[BRIEF], early=False)
+    assert (proof.exact, proof.plan.exact, proof.runs) == (False, False, 6)
+    assert "not every reply was exact: llama-server promises nothing" in proof.notes
+    assert proof.findings[0].passed == 6
+    assert {trace.finish for trace in log.recent(9)} <= {"length", "stop"}
     remote.close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jeito.engines.devices import Gpu, Llama, Torch, TorchDevice, probe_llama, probe_torch
+from jeito.engines.devices import Gpu, Llama, Torch, TorchDevice, probe_torch
 from jeito.engines.llamacpp import usable_cores
 from jeito.preflight.doctor import Checkup, check_up, findings
 from jeito.preflight.machine import Facts, LogFacts, Package, Place, meets, packages, place
@@ -145,16 +145,6 @@ def test_a_place_that_is_not_made_yet_is_judged_by_what_is_above_it(tmp_path: Pa
         assert "cannot be written" in str(place(tmp_path / "shut" / "b").why)
 
 
-def test_llama_and_torch_are_tried_on_this_machine() -> None:
-    assert probe_llama().error is None
-    pytest.importorskip("torch")
-    pytest.importorskip("bitsandbytes")
-    found = probe_torch()
-    assert found is not None
-    assert (found.error, found.nf4) == (None, None)
-    assert found.usable == bool(found.devices)
-
-
 def test_a_torch_that_cannot_be_loaded_is_a_fact_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch is missing')")
     here = Path(check_up.__code__.co_filename).parents[2]
@@ -165,10 +155,15 @@ def test_a_torch_that_cannot_be_loaded_is_a_fact_and_no_crash(tmp_path: Path, mo
 
 
 def test_this_machine_is_looked_at_whole_and_nothing_is_written(home: Path) -> None:
+    pytest.importorskip("bitsandbytes")
     (home / "log.db").write_text("no database")
     before = sorted(home.rglob("*"))
     found = check_up()
     assert found.facts.threads == usable_cores()
+    torch = found.facts.torch
+    assert torch is not None
+    assert (found.facts.llama.error, torch.error, torch.nf4) == (None, None, None), "both were tried"
+    assert torch.usable == bool(torch.devices)
     assert found.facts.home.path == str(home)
     assert "log.db" in str(found.facts.log.error)
     assert any("log.db.old" in finding.remedy for finding in found.findings)

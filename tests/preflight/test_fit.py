@@ -39,7 +39,7 @@ def test_what_was_predicted_is_what_models_take(tmp_path: Path, demo: Path) -> N
     """One of the bench's random models, quantised, and the demo's GGUF; all slots filled."""
     kept = tmp_path / "fit.json"
     subprocess.run(
-        [sys.executable, str(BENCH), "--only", "wordy", "--in", "nf4", "--json", str(kept)],
+        [sys.executable, str(BENCH), "--only", "wordy", "--in", "nf4", "--context", "128", "--json", str(kept)],
         check=True,
         capture_output=True,
     )

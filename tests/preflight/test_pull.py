@@ -415,16 +415,19 @@ def test_after_a_kill_the_next_pull_asks_for_the_rest_alone(place: Place) -> Non
 def test_an_interrupt_says_how_to_go_on(place: Place) -> None:
     place.hub.repositories["someone/model"] = Repository(three(), bad={SHARDS[1]: "stuck"})
     command = [sys.executable, "-m", "jeito.cli.main", "pull", "someone/model"]
-    with subprocess.Popen(command, env=place.env, stderr=subprocess.PIPE, text=True) as running:
+    # A process inherits that interrupts are ignored, as they are where tests run in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(command, env=place.env, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running:
         assert place.hub.stuck.wait(60)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "jeito pull someone/model" in said
     assert "Traceback" not in said
-    place.hub.go.set()
-    assert place.jeito("pull", "someone/model").returncode == 0
-    assert place.hub.ranges[f"someone/model/{SHARDS[0]}"] == ["bytes=0-"]
 
 
 def test_two_that_pull_the_same_at_once_both_end_well_and_bring_it_once(place: Place) -> None:
@@ -443,7 +446,7 @@ def test_two_that_pull_the_same_at_once_both_end_well_and_bring_it_once(place: P
     assert [hub.ranges[f"someone/model/{file}"] for file in SHARDS] == [["bytes=0-"]] * 3
 
 
-def test_a_person_sees_one_line_of_progress_and_a_pipe_none(place: Place) -> None:
+def test_a_person_sees_one_line_of_progress(place: Place) -> None:
     place.hub.repositories["someone/model"] = Repository(three())
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "jeito.cli.main", "pull", "someone/model"]
@@ -457,17 +460,13 @@ def test_a_person_sees_one_line_of_progress_and_a_pipe_none(place: Place) -> Non
             shown += part
     except OSError:  # so Linux says that the other end is closed
         pass
-    out = running.communicate()[0].decode()
+    running.communicate()
     os.close(ours)
     assert b"1.2/1.2 MB" in shown
     assert shown.count(b"MB/s") >= 1 or b"0:00:0" in shown
-    quiet = place.jeito("pull", "someone/model")
-    assert quiet.stdout == out
-    assert "\x1b" not in quiet.stderr
-    assert 'jeito ask -m someone/model "' in quiet.stderr
 
 
-def test_a_tiny_model_is_pulled_and_answers(place: Place, tmp_path: Path) -> None:
+def test_a_tiny_model_is_pulled_through_a_pipe_without_progress_and_answers(place: Place, tmp_path: Path) -> None:
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -493,6 +492,9 @@ def test_a_tiny_model_is_pulled_and_answers(place: Place, tmp_path: Path) -> Non
     place.hub.repositories["tiny/llama"] = Repository(files | {"onnx/model.onnx": b"o"})
     done = place.jeito("pull", "tiny/llama")
     assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_dir()
+    assert "\x1b" not in done.stderr
+    assert 'jeito ask -m tiny/llama "' in done.stderr
     answer = place.jeito("ask", "-m", "tiny/llama", "Hi", "--set", "max_new_tokens=3", "--seed", "1", "--json")
     assert answer.returncode == 0, answer.stderr
     assert len(json.loads(answer.stdout)["tokens"]) == 3

@@ -64,18 +64,26 @@ BLOCKS = {"Q4_1": 20, "Q8_0": 34}  # bytes of a block of 32 values; its scale, a
 Break = Callable[[Callable[[str], bool], str], Path]
 
 
-@pytest.fixture
-def broken(demo: Path, tmp_path: Path) -> Iterator[Break]:
-    """The demo model's file with the matrices of these names broken: blocks shuffled, zeros, or no numbers."""
+@pytest.fixture(scope="module")
+def matrices(demo: Path) -> list[Any]:
+    """The demo model's, with where in its file they stand: reading that takes seconds."""
     gguf = pytest.importorskip("gguf")
+    return [one for one in gguf.GGUFReader(demo).tensors if one.data.ndim == 2]
+
+
+@pytest.fixture
+def broken(demo: Path, matrices: list[Any], tmp_path: Path) -> Iterator[Break]:
+    """The demo model's file with the matrices of these names broken: blocks shuffled, zeros, or no numbers."""
     file = tmp_path / "broken.gguf"
 
     def make(chosen: Callable[[str], bool], how: str) -> Path:
         shutil.copyfile(demo, file)
-        hit = [one for one in gguf.GGUFReader(file, "r+").tensors if one.data.ndim == 2 and chosen(one.name)]
+        data = np.memmap(file, np.uint8, "r+")
+        hit = [one for one in matrices if chosen(one.name)]
         assert hit
         for tensor in hit:
-            blocks = tensor.data.reshape(-1, BLOCKS[tensor.tensor_type.name])
+            stretch = data[int(tensor.data_offset) : int(tensor.data_offset + tensor.n_bytes)]
+            blocks = stretch.reshape(-1, BLOCKS[tensor.tensor_type.name])
             if how == "shuffled":
                 blocks[:] = np.random.default_rng(0).permutation(blocks)
             else:

@@ -26,7 +26,12 @@ def begin() -> Iterator[Callable[..., Process]]:
     def start(*words: str) -> Process:
         command = [sys.executable, "-m", "jeito.cli.main", "serve", "-m", "toy", *words]
         env = {**os.environ, "PYTHONWARNINGS": "error"}
-        begun.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        # A process inherits that interrupts are ignored, as they are where tests run in the background.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            begun.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        finally:
+            signal.signal(signal.SIGINT, before)
         return begun[-1]
 
     yield start

@@ -57,12 +57,12 @@ def test_a_bad_file_keeps_the_old_behaviour_and_says_so_once(toy: LocalModel, tm
         file.write_text(text)
         assert system(catalogue, "toy:a") == "before"
         assert system(catalogue, "toy:a") == "before"
-        assert catalogue.seen(None).find("toy:a").about(0)["jeito"]["stale"] is True
+        assert catalogue.seen(None).find("toy:a").about(0, None)["jeito"]["stale"] is True
     assert [line.split(": ")[0] for line in said] == ["a", "toy:a"]
     assert all("served as it was" in line for line in said)
     file.write_text("system: mended\n")
     assert system(catalogue, "toy:a") == "mended"
-    assert catalogue.seen(None).find("toy:a").about(0)["jeito"]["stale"] is False
+    assert catalogue.seen(None).find("toy:a").about(0, None)["jeito"]["stale"] is False
 
 
 def test_nothing_is_read_again_while_nothing_changes(

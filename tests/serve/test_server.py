@@ -15,6 +15,8 @@ from jeito.decode.local import LocalModel
 from jeito.engines.base import Logits
 from jeito.engines.toy import ToyEngine, babble
 from jeito.errors import InputError
+from jeito.proof.prove import prove
+from jeito.proof.values import Case
 from jeito.serve.keys import read_keys
 from jeito.serve.server import bind
 from jeito.serve.work import Job
@@ -261,6 +263,25 @@ def test_the_metrics_are_what_prometheus_reads(serve: Serve, toy: LocalModel) ->
 def test_a_behaviours_own_tools_are_not_offered_and_the_list_says_so(serve: Serve, toy: LocalModel) -> None:
     listed = serve(toy).http.get("/v1/models/toy:agent").json()
     assert listed["jeito"]["lacking"] == ["tools: a server offers none of its own, only those that the request brings"]
+
+
+def test_a_behaviour_is_listed_with_what_is_proved_of_it(serve: Serve, toy: LocalModel, tmp_path: Path) -> None:
+    file = tmp_path / "brief.yaml"
+    file.write_text("system: Be brief.\nchecks:\n- {words: {max: 90}, at_least: 0.5}\n")
+    served, cases = serve(toy, folder=tmp_path), [Case(name=str(n), prompt=f"say {n}") for n in range(12)]
+
+    def listed() -> list[dict[str, Any]]:
+        found = {one["id"]: one["jeito"]["proofs"] for one in served.http.get("/v1/models").json()["data"]}
+        assert found["toy"] == [], "it is the behaviour's, not the model's"
+        assert served.http.get("/v1/models/toy:brief").json()["jeito"]["proofs"] == found["toy:brief"]
+        return found["toy:brief"]
+
+    assert listed() == []
+    proof = prove(str(file), toy, cases, repeats=1, log=Log(), seed=1, cases_from="/home/ana/cases.yaml")
+    (shown,) = listed()
+    assert (shown["id"], shown["status"], shown["claims"]) == (proof.id, "proved", "1 of 1 hold")
+    assert "/" not in shown["cases"], "the paths of this machine are nobody's"
+    assert str(tmp_path) not in str(shown)
 
 
 def test_a_folder_of_behaviours_is_all_that_is_served(serve: Serve, toy: LocalModel, tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ class Claim(Value):
     at_least: 0.9}`. Which checks there are is not known here.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["words", "language"])
+    name: str = Field(
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]*|[^\n]+\.py:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="a check, or FILE.py:function",
+        examples=["words", "language"],
+    )
     value: JsonValue
     at_least: float = Field(gt=0, le=1, description="share of replies that must pass")
 
@@ -108,8 +112,9 @@ class Claim(Value):
         if len(names) != 1:
             what = f"not {len(names)}: {', '.join(names)}" if names else "and this names none"
             raise _wrong(f"a claim names one check, {what}", "write {words: {max: 120}, at_least: 0.9}")
-        claim = {"name": names[0], "value": given[names[0]]}
-        return claim | {"at_least": given["at_least"]} if "at_least" in given else claim
+        if "at_least" not in given:
+            raise _wrong(f"the claim {names[0]} has no threshold", "add at_least: 0.9, the share that must pass")
+        return {"name": names[0], "value": given[names[0]], "at_least": given["at_least"]}
 
     @model_serializer
     def _as_written(self) -> dict[str, JsonValue]:
@@ -195,7 +200,8 @@ class Behaviour(Value):
 
     def checks_fingerprint(self) -> str:
         """Digest of what a proof judges: the claims, and the language that they look at."""
-        return _digest(self.model_dump(mode="json", include={"language", "checks"}))
+        files: list[JsonValue] = [_contents(file) for claim in self.checks if (file := tool_file(claim.name)[0])]
+        return _digest([self.model_dump(mode="json", include={"language", "checks"}), files])
 
 
 def _wrong(sentence: str, hint: str) -> PydanticCustomError:

@@ -12,7 +12,7 @@ from jeito.behaviour.behaviour import Behaviour
 from jeito.behaviour.complain import shown
 from jeito.behaviour.targets import Target, targets
 from jeito.errors import BehaviourError, InputError, nearest
-from jeito.types import Sampling
+from jeito.types import Message, Sampling
 
 _WHOLE = ("sampling.logit_bias", "output.json_schema", "guard.repetition")
 _ORDER = "penalties;dry;temperature;top_n_sigma;top_k;top_p;min_p;typ_p;xtc"
@@ -41,7 +41,7 @@ def export(
     to: str,
     *,
     model: str | None = None,
-    ask: str = "Who are you?",
+    ask: str | Sequence[Message] = "Who are you?",
     tools: Sequence[dict[str, JsonValue]] = (),
     defaults: Mapping[str, JsonValue] | None = None,
 ) -> Export:
@@ -100,16 +100,27 @@ def _flat(value: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{above}{key}", inner
 
 
-def _messages(behaviour: Behaviour, ask: str) -> list[dict[str, str]]:
-    turns = [{"role": role, "content": text} for one in behaviour.examples for role, text in one.model_dump().items()]
-    turns.append({"role": "user", "content": ask})
+def _messages(behaviour: Behaviour, ask: str | Sequence[Message]) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = [
+        {"role": role, "content": text} for one in behaviour.examples for role, text in one.model_dump().items()
+    ]
+    turns += [{"role": "user", "content": ask}] if isinstance(ask, str) else map(_message, ask)
     if behaviour.system and behaviour.placement == "system":
         turns.insert(0, {"role": "system", "content": behaviour.system})
     elif behaviour.system:
-        turn = turns[0 if behaviour.placement == "user_start" else -1]
+        asks = [turn for turn in turns if turn["role"] == "user"]
+        turn = asks[0 if behaviour.placement == "user_start" else -1]
         parts = [behaviour.system.strip("\n"), turn["content"]]
         turn["content"] = "\n\n".join(parts if behaviour.placement == "user_start" else reversed(parts))
     return turns
+
+
+def _message(message: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        functions = [(call.id, {"name": call.name, "arguments": _json(call.arguments, None)}) for call in message.calls]
+        said["tool_calls"] = [{"id": id, "type": "function", "function": function} for id, function in functions]
+    return said if message.call_id is None else said | {"tool_call_id": message.call_id}
 
 
 def _commented(text: str, parts: _Parts) -> str:

@@ -282,5 +282,11 @@ def _anchored(behaviour: Behaviour, places: Mapping[str, Place]) -> Behaviour:
         "tools": tuple(
             each.model_copy(update={"use": tool(each.use, index)}) for index, each in enumerate(behaviour.tools)
         ),
+        "checks": tuple(
+            each.model_copy(update={"name": near(file, f"checks.{index}") + rest})
+            if (file := tool_file(each.name)[0]) and (rest := tool_file(each.name)[1])
+            else each
+            for index, each in enumerate(behaviour.checks)
+        ),
     }
     return behaviour.model_copy(update={key: value for key, value in moved.items() if value})

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from jeito.cli import options, show
+from jeito.cli import contrast, options, show
 from jeito.errors import FAILED, OK, InputError
 
 if TYPE_CHECKING:
@@ -21,10 +21,40 @@ if TYPE_CHECKING:
 
 @options.loads_model
 def compare(
-    prompt: options.Prompt,
+    prompt: Annotated[
+        str, typer.Argument(help="What is asked; - reads standard input; left out where there are --cases.")
+    ] = "",
     behaviours: options.Behaviours = ["plain"],  # noqa: B006 - Typer copies it
     models: options.Models = ["demo"],  # noqa: B006
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Replies for each side.")] = 1,
+    cases: Annotated[
+        str, typer.Option("--cases", help="Compare over cases: a family that ships, or FILE.yaml, FILE.jsonl.")
+    ] = "",
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            min=1,
+            max=100_000,
+            help="Replies for each side, 1; with --cases pairs in all, 32: one a case, several where cases are fewer.",
+        ),
+    ] = None,
+    checks: options.Checks = [],  # noqa: B006
+    at_least: Annotated[
+        list[float],
+        typer.Option(
+            "--at-least", help="A claim: how much more often the later side passes; of every --check, or one for each."
+        ),
+    ] = [],  # noqa: B006
+    unit: Annotated[
+        Literal["case", "run"],
+        typer.Option("--unit", help="case: differences on cases like these; run: on these very cases."),
+    ] = "case",
+    alpha: Annotated[float, typer.Option("--alpha", help="How often an interval may miss, all together.")] = 0.05,
+    cause: Annotated[
+        bool,
+        typer.Option("--cause", help="Switch each line and knob alone: which makes the difference? One -b: to plain."),
+    ] = False,
+    report: options.Report = None,
     sets: options.Set = [],  # noqa: B006
     seed: options.Seed = None,
     exact: Annotated[
@@ -43,7 +73,10 @@ def compare(
     *,
     loading: "Loading",
 ) -> int:
-    """Ask several behaviours the same; reply i of each side has the same seed, so their noise is shared."""
+    """Ask several behaviours the same; reply i of each side has the same seed, so their noise is shared.
+
+    With --cases: what differs, how surely, and why. Exit code with --at-least: 0 holds, 1 fails, 2 undecided.
+    """
     import secrets
 
     from jeito.decode.local import LocalModel
@@ -52,6 +85,20 @@ def compare(
     from jeito.run.run import run
     from jeito.trace.log import Log
 
+    if cases:
+        if prompt or no_log:
+            raise InputError(
+                f"--cases and {'a prompt' if prompt else '--no-log'} do not go together",
+                hint="the cases are what is asked, and their runs are kept",
+            )
+        wanted = contrast.Wanted(
+            behaviours, models, cases, n, sets, seed, exact, checks, at_least, unit, alpha, cause,
+            allow_unsupported,
+        )  # fmt: skip
+        return contrast.contrast(wanted, loading, json=json, report=report)
+    if not prompt:
+        raise InputError("nothing is asked", hint="jeito compare 'a question' -b …, or --cases train")
+    n = n or 1
     loaded = [(name, _load(name, sets, exact)) for name in behaviours]
     if len(loaded) * len(models) * n < 2:
         raise InputError("one reply is no comparison", hint="a second -b or -m, or -n 8")

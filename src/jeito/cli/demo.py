@@ -1,15 +1,21 @@
-"""`jeito demo`: one real model, the same questions, three behaviours; then what can be measured of the replies."""
+"""`jeito demo`: one real model, the same questions, three behaviours; then what is proved and refuted of them."""
 
 import resource
 import sys
+import textwrap
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
 
 from jeito.cli import options, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jeito.cli.demo_claims import Shown
     from jeito.run.run import Run
 
 BEHAVIOURS = ("creative", "conservative", "technical")
@@ -21,7 +27,7 @@ TASKS = {
 }
 PORTUGUESE = "Um trem viaja a 80 km/h por 3 horas. Que distância ele percorre?"
 # Long enough to tell the behaviours apart, short enough for two cores.
-TOKENS = 160
+TOKENS, FEWER = 120, 40
 SEED = 7
 
 WHAT_IT_IS = """\
@@ -30,8 +36,12 @@ instruction. It is not a source of facts, its arithmetic is luck, and its code s
 machinery: the same questions, three behaviours, and where every value came from."""
 
 
-def demo(json: options.Json = False) -> None:
-    """Ask one real model the same four questions in three behaviours, side by side."""
+def demo(
+    json: options.Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Less of all: under a minute, and less is sure.")] = False,
+) -> None:
+    """Ask one real model the same four questions in three behaviours, then prove and refute what is claimed of them."""
+    from jeito.cli.demo_claims import QUICK, Sizes, show_claims
     from jeito.run.open import open_model
     from jeito.run.run import run, together
     from jeito.trace.log import Log
@@ -41,11 +51,12 @@ def demo(json: options.Json = False) -> None:
     model, log = open_model("demo", notify=show.say), Log()
     asks = [(task, ask, behaviour) for task, ask in TASKS.items() for behaviour in BEHAVIOURS]
     asks.append(("trem", PORTUGUESE, "agente_tecnico"))
+    tokens = FEWER if quick else TOKENS
     runs = [
-        run(f"{behaviour}+max_new_tokens={TOKENS}", model, ask, seed=SEED, case=task, log=log, label=behaviour)
+        run(f"{behaviour}+max_new_tokens={tokens}", model, ask, seed=SEED, case=task, log=log, label=behaviour)
         for task, ask, behaviour in asks
     ]
-    begun = time.perf_counter()
+    begun, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="milliseconds")
     done = 0
     for _, _ in together(runs):
         done += 1
@@ -54,11 +65,40 @@ def demo(json: options.Json = False) -> None:
     seconds = time.perf_counter() - begun
     if sys.stderr.isatty():
         print(end="\r\033[K", file=sys.stderr)
-    if json:
-        show.emit({"runs": [one.trace for one in runs], "measures": [m._asdict() for m in _measures(runs)]})
-        return
-    _show(runs, done, seconds)
+    if not json:
+        _show(runs, done, seconds)
+        print("\nNow what is claimed is put to the test. Every figure below is measured as you watch.\n", flush=True)
+    claims, pages, replies = [], [], dict[str, int]()
+    for number, one in enumerate(show_claims(model, log, SEED, QUICK if quick else Sizes()), 1):
+        claims.append(one)
+        pages.append(_write(one))
+        # Replies serve several claims, and the log may hold some from an earlier time.
+        replies |= {trace.id: trace.usage.generated for trace in one.traces if trace.time >= started}
+        if not json:
+            text = textwrap.fill(f"{number}. {one.sentence}", 100, subsequent_indent="   ")
+            print(text, f"   {pages[-1]}\n", sep="\n", flush=True)
     model.close()
+    done, seconds = done + sum(replies.values()), time.perf_counter() - begun
+    if json:
+        show.emit({"runs": [one.trace for one in runs], "measures": [m._asdict() for m in _measures(runs)],
+                   "claims": {one.page: one.sentence for one in claims}, "reports": [str(page) for page in pages],
+                   "tokens": done, "seconds": seconds})  # fmt: skip
+        return
+    print(f"{done} tokens in {seconds:.0f} s, all in all. Each page opens in a browser, and stays on this machine.")
+    print(f"\nNext: jeito log; jeito log show {runs[2].trace.id}; jeito proofs; jeito chat -b creative")
+
+
+def _write(one: "Shown") -> Path:
+    from jeito.home import home
+    from jeito.proof.judge import Judge
+    from jeito.proof.report import write
+    from jeito.proof.report_proof import chosen
+
+    page = home() / "reports" / f"demo-{one.page}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    shown = chosen(one.result) if isinstance(one.result, Judge) else ()
+    write(one.result, [trace for trace in one.traces if trace.id in shown], page)
+    return page
 
 
 def _show(runs: "Sequence[Run]", tokens: int, seconds: float) -> None:
@@ -71,13 +111,12 @@ def _show(runs: "Sequence[Run]", tokens: int, seconds: float) -> None:
     print(f"\n{tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s, all in one batch; "
           f"peak memory {peak:.0f} MB\n")  # fmt: skip
     _side_by_side(PORTUGUESE, [portuguese])
-    print("Portuguese, asked of the same model: it answers with words that only look the part. No sampling value mends")
-    print('that. The log this product grew from says it of its own first model: "model too simple".\n')
+    print("Portuguese, asked of the same model. The log this product grew from says of its own first model: ")
+    print('"model too simple". How far that is true of this one is measured below.\n')
     technical = next(one for one in english if one.trace.behaviour == "technical")
     show.receipt(technical.trace.receipt, f"The receipt of one reply ({technical.trace.id}, technical)")
     for loss in {loss for one in runs for loss in one.losses}:
         show.say(f"warning: {loss}")
-    print(f"\nNext: jeito log; jeito log show {technical.trace.id}; jeito chat -b creative; jeito explain -b technical")
 
 
 def _side_by_side(ask: str, runs: "Sequence[Run]") -> None:

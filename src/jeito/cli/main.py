@@ -10,6 +10,7 @@ from jeito import __version__
 from jeito.cli import (
     ask,
     behaviours,
+    bench,
     chat,
     check,
     compare,
@@ -18,13 +19,17 @@ from jeito.cli import (
     explain,
     export,
     fit,
+    judge,
     log,
     model,
     models,
     probe,
+    proofs,
+    prove,
     pull,
     replay,
     serve,
+    sweep,
 )
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
@@ -59,6 +64,11 @@ app.command("demo")(demo.demo)
 app.command("ask")(ask.ask)
 app.command("chat")(chat.chat)
 app.command("compare")(compare.compare)
+app.command("bench")(bench.bench)
+app.command("sweep")(sweep.sweep)
+app.command("prove")(prove.prove)
+app.command("judge")(judge.judge)
+app.command("proofs")(proofs.proofs)
 app.command("explain")(explain.explain)
 app.command("export")(export.export)
 app.command("model")(model.model)

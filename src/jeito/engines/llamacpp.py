@@ -53,6 +53,15 @@ def load(path: Path, loading: Loading, notify: Callable[[str], None]) -> "LlamaE
     )
 
 
+def fingerprint_of(path: Path, card: Card) -> str:
+    """A GGUF's fingerprint on this build of llama.cpp; `card` may be one that was read without the weights."""
+    digest = hashlib.sha256()
+    for part in parts_of(path):
+        digest.update(home.file_digest(part).encode())
+    digest.update(repr((card.template, "llamacpp", card.precision, version())).encode())
+    return digest.hexdigest()
+
+
 def _check_budget(path: Path, loading: Loading, budget: int) -> None:
     """Weights and cache must fit, before the weights are read."""
     outline = read_outline(path)
@@ -191,11 +200,7 @@ class LlamaEngine:
         return []
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for part in parts_of(self._path):
-            digest.update(home.file_digest(part).encode())
-        digest.update(repr((self.card.template, "llamacpp", self.card.precision, version())).encode())
-        return digest.hexdigest()
+        return fingerprint_of(self._path, self.card)
 
     def close(self) -> None:
         if self._model is not None:

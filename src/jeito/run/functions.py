@@ -213,7 +213,7 @@ def serve(file: str) -> None:
         except EOFError:
             return
         try:
-            module = module or _imported(Path(file))
+            module = module or import_file(Path(file))
             asked = _found(module, request["function"])
             if "arguments" in request:
                 said = _called(asked, request["arguments"], request["output"])
@@ -254,7 +254,7 @@ class _Bounded(io.StringIO):
         return len(text)
 
 
-def _imported(file: Path) -> ModuleType:
+def import_file(file: Path) -> ModuleType:
     """The file as a module under a name that no other has."""
     name = f"jeito_tool_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)

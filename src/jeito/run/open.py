@@ -146,6 +146,17 @@ def read_card(
     return llama_file.read_card(_file(reference))
 
 
+def read_fingerprint(text: str) -> str | None:
+    """The fingerprint that the model has now; none where only its weights in memory would tell."""
+    reference = parse(text)
+    if engine_of(reference) != "llamacpp":
+        return None
+    from jeito.engines import llama_file, llamacpp
+
+    file = _file(reference)
+    return llamacpp.fingerprint_of(file, llama_file.read_card(file))
+
+
 def read_facts(text: str, *, engine: str | None = None, precision: str | None = None) -> list[Fact]:
     """Every key of the model's small files, with what it touches; the toy has none."""
     reference = _with(parse(text), engine, precision)

@@ -113,13 +113,16 @@ class Server:
         return PlainTextResponse(page, media_type="text/plain; version=0.0.4")
 
     async def list_models(self, request: Request) -> Response:
-        seen = await run_in_threadpool(self._seen, request)
-        listed = [one.about(self._began) for one in seen.served.values()]
-        return JSONResponse({"object": "list", "data": listed})
+        def listed() -> list[Json]:
+            return [one.about(self._began, self.log) for one in self._seen(request).served.values()]
+
+        return JSONResponse({"object": "list", "data": await run_in_threadpool(listed)})
 
     async def one_model(self, request: Request) -> Response:
-        seen = await run_in_threadpool(self._seen, request)
-        return JSONResponse(seen.find(request.path_params["id"]).about(self._began))
+        def about() -> Json:
+            return self._seen(request).find(request.path_params["id"]).about(self._began, self.log)
+
+        return JSONResponse(await run_in_threadpool(about))
 
     def _seen(self, request: Request) -> Catalogue:
         """What is open to whoever asks, as its files are now."""

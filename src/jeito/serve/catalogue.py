@@ -12,6 +12,7 @@ from jeito.behaviour.load import Loaded, load
 from jeito.behaviour.resolve import resolve
 from jeito.engines.remote import Remote
 from jeito.errors import InputError, JeitoError, LogError, nearest
+from jeito.proof.status import Standing, proof_status
 from jeito.run.open import Opened
 from jeito.serve.refusal import Refusal
 from jeito.serve.shelf import Shelf
@@ -33,20 +34,23 @@ class Served(NamedTuple):
     is_stale: bool = False
     """Has its file changed into what cannot be read?"""
 
-    def about(self, created: int) -> dict[str, Any]:
-        """As /v1/models lists it."""
+    def about(self, created: int, log: Log | None) -> dict[str, Any]:
+        """As /v1/models lists it, with what the log says is proved of it."""
+        behaviour = self.loaded.behaviour
+        proofs = proof_status(behaviour, self.model.fingerprint, log) if log else []
         said = {"id": self.id, "object": "model", "created": created, "owned_by": "jeito"}
         own = {
             "model": self.model.name,
             "behaviour": self.label,
-            "description": self.loaded.behaviour.description,
+            "description": behaviour.description,
             "context": self.model.context,
             "defaults": {knob: without_path(one).model_dump(mode="json") for knob, one in self.model.defaults.items()},
             "abilities": sorted(self.model.abilities),
             "model_fingerprint": self.model.fingerprint,
-            "behaviour_fingerprint": self.loaded.behaviour.fingerprint(),
+            "behaviour_fingerprint": behaviour.fingerprint(),
             "lacking": list(self.lacking),
             "stale": self.is_stale,
+            "proofs": [_without_path(one) for one in proofs],
         }
         return said | {"jeito": own}
 
@@ -55,6 +59,12 @@ def without_path(sourced: Sourced) -> Sourced:
     """A value's source without the paths of this machine."""
     name = sourced.file.replace("\\", "/").rpartition("/")[2] if sourced.file else None
     return sourced.model_copy(update={"file": name})
+
+
+def _without_path(proof: Standing) -> dict[str, Any]:
+    """A proof as strangers may see it: names, which may be paths of this machine, stand beside it or are cut."""
+    said = proof.model_dump(exclude={"behaviour", "model"})
+    return said | {"cases": proof.cases.replace("\\", "/").rpartition("/")[2]}
 
 
 class Catalogue:

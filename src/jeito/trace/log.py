@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from jeito.errors import InputError, LogError, nearest
 from jeito.home import home
-from jeito.trace.rows import RECORDS, TABLES, NotOurs, Record, Summary, Use, complete, insert, ready, record
+from jeito.trace.rows import RECORDS, NotOurs, Record, Summary, Use, complete, insert, record, renew, version_of
 from jeito.types import Finish, Trace
 
 PAGE = 50  # runs held in memory while all of them are read
@@ -66,13 +66,13 @@ class Log:
 
     def finish(self, trace: Trace) -> None:
         """Complete a run that was begun; the first end stands."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             if not complete(connection, trace):
                 raise LogError(f"no run called {trace.id!r} waits for its end", hint=f"jeito log show {trace.id}")
 
     def add(self, records: list[Record]) -> int:
         """Write runs down whole, all or none; those already there stay as they are. How many were new?"""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return sum(insert(connection, one) for one in records)
 
     def get(self, prefix: str) -> Trace:
@@ -115,20 +115,20 @@ class Log:
 
     def uses(self) -> list[Use]:
         """Each model that ran, by the name it was called, the last used first."""
-        rows = self._rows("select model, max(time), count(*) from runs group by model order by max(time) desc", {})
+        rows = self.rows("select model, max(time), count(*) from runs group by model order by max(time) desc", {})
         return [Use(model=model, last=last, runs=runs) for model, last, runs in rows]
 
     def records(self) -> Iterator[Record]:
         """Every run with its behaviour, in order of id, a page at a time: runs may be written meanwhile."""
         last = ""
-        while rows := self._rows(f"{RECORDS} where id > :last order by id limit {PAGE}", {"last": last}):
+        while rows := self.rows(f"{RECORDS} where id > :last order by id limit {PAGE}", {"last": last}):
             for row in rows:
                 one = record(*row)
                 yield one
             last = one.trace.id
 
     def _record(self, prefix: str) -> Record:
-        ids = self._rows(
+        ids = self.rows(
             f"""select id from runs where id >= :prefix and id < :prefix || char(0x10ffff)
                 order by id = :prefix desc, id desc limit {CANDIDATES + 1}""",
             {"prefix": prefix},
@@ -138,7 +138,7 @@ class Log:
         if len(ids) > 1 and ids[0] != (prefix,):
             several = ", ".join(id for (id,) in ids[:CANDIDATES]) + (", …" if ids[CANDIDATES:] else "")
             raise UnknownRun(f"several runs' ids start with {prefix!r}", hint=f"one of {several}")
-        (row,) = self._rows(f"{RECORDS} where id = :id", {"id": ids[0][0]})
+        (row,) = self.rows(f"{RECORDS} where id = :id", {"id": ids[0][0]})
         return record(*row)
 
     def _newest(
@@ -154,22 +154,23 @@ class Log:
             "exact_held = :exact": exact,
         }
         where = " and ".join(condition for condition, value in conditions.items() if value is not None) or "true"
-        return self._rows(
+        return self.rows(
             f"{what} where {where} order by time desc, id desc limit :n",
             {"n": n, "finish": finish, "behaviour": behaviour, "model": model, "exact": exact},
         )
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed when all went well, else undone by closing the connection."""
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed when all went well, else undone by closing the connection.
+
+        A log of an older jeito gets its new tables with the first write.
+        """
         with self._failing("written"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect("mode=rwc")) as connection:
                 connection.execute("pragma synchronous = normal")
                 connection.execute("begin immediate")
-                if not ready(connection):
-                    for statement in TABLES:
-                        connection.execute(statement)
+                renew(connection)
                 yield connection
                 connection.execute("commit")
                 # It fails while another process is at work: then a later write does it.
@@ -180,16 +181,17 @@ class Log:
                         self._idle.append(idle)
                         idle.execute("pragma user_version")  # it counts once it has read
 
-    def _rows(self, query: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+    def rows(self, query: str, values: dict[str, object], *, since: int = 1) -> list[tuple[Any, ...]]:
+        """What a query finds; nothing in a log older than `since`, the version of the tables that it reads."""
         with self._failing("read"):
             if not self.path.exists():
                 return []
             try:
-                return _select(self._connect("mode=rw"), query, values)
+                return _select(self._connect("mode=rw"), query, values, since)
             except sqlite3.OperationalError as error:
                 if _kind(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                     raise
-            return _select(self._connect_readonly(), query, values)
+            return _select(self._connect_readonly(), query, values, since)
 
     def _connect(self, how: str) -> sqlite3.Connection:
         address = f"{self.path.absolute().as_uri()}?{how}"
@@ -241,10 +243,10 @@ def _close(connections: list[sqlite3.Connection]) -> None:
         connections.pop().close()
 
 
-def _select(connection: sqlite3.Connection, query: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
+def _select(connection: sqlite3.Connection, query: str, values: dict[str, object], since: int) -> list[tuple[Any, ...]]:
     with closing(connection):
         connection.execute("begin")  # what is checked is what is read; closing ends it
-        return connection.execute(query, values).fetchall() if ready(connection) else []
+        return connection.execute(query, values).fetchall() if version_of(connection) >= since else []
 
 
 def _kind(error: Exception) -> int:

@@ -1,4 +1,4 @@
-"""A run as a row of SQLite: the tables, what goes in, what comes out. Knows nothing of files, locks or waiting."""
+"""A run as a row of SQLite: its tables, what goes in, what comes out. Knows nothing of files, locks or waiting."""
 
 import sqlite3
 from hashlib import sha256
@@ -10,10 +10,9 @@ from jeito.errors import LogError
 from jeito.types import Finish, Trace, Value
 
 MARK = 0x6A65_6974  # SQLite's application_id, "jeit" in ASCII: tells a log from any other database
-SCHEMA = 1
 # `seed` is text: it can need 64 bits without a sign. `trace` is the whole run as JSON, less its prompt; it comes last,
 # so that reading the columns before it does not touch the pages that its tokens fill.
-TABLES = (
+_RUNS = (
     "create table blobs (digest text primary key, text text not null) without rowid",
     """create table runs (
         id text primary key, time text not null, behaviour text not null, behaviour_fingerprint text not null,
@@ -23,8 +22,24 @@ TABLES = (
         trace text not null)""",
     "create index runs_by_time on runs (time, id)",
     f"pragma application_id = {MARK}",
-    f"pragma user_version = {SCHEMA}",
 )
+# A plan is written before its first run; its places say which run stands where. A proof is what its runs came to.
+_PLANS = (
+    """create table plans (
+        digest text primary key, time text not null, behaviour_fingerprint text not null, model_fingerprint text,
+        model text not null, plan text not null, cases_blob text not null references blobs,
+        behaviour_blob text not null references blobs)""",
+    """create table places (
+        plan text not null references plans, place integer not null, run text not null, primary key (plan, place))
+        without rowid""",
+    """create table proofs (
+        id text primary key, time text not null, plan text not null references plans,
+        behaviour_fingerprint text not null, model_fingerprint text, decision text not null, proof text not null)""",
+    "create index proofs_by_time on proofs (time)",
+)
+SCHEMAS = (_RUNS, _PLANS)
+"""What each version of the tables added to those before it."""
+SCHEMA = len(SCHEMAS)
 RECORDS = """select runs.trace, prompts.text, behaviours.text from runs
     left join blobs prompts on prompts.digest = prompt_blob
     join blobs behaviours on behaviours.digest = behaviour_blob"""
@@ -71,25 +86,35 @@ class NotOurs(Exception):
     """A database that this version must not touch."""
 
 
-def ready(connection: sqlite3.Connection) -> bool:
-    """Is this a log (true), or nothing yet (false)? Anything else is refused, with NotOurs."""
+def version_of(connection: sqlite3.Connection) -> int:
+    """Which version of the tables this log has, 0: nothing yet. Anything else is refused, with NotOurs."""
     ((mark,),) = connection.execute("pragma application_id")
     ((version,),) = connection.execute("pragma user_version")
     ((objects,),) = connection.execute("select count(*) from sqlite_schema")
     if (mark, version, objects) == (0, 0, 0):
-        return False
+        return 0
     if mark != MARK:
         raise NotOurs("is a database, but no log of jeito")
     if version > SCHEMA:
         raise NotOurs(f"was written by a newer jeito: its schema is {version}, this one knows {SCHEMA}")
-    return True
+    return int(version)
+
+
+def renew(connection: sqlite3.Connection) -> None:
+    """Give a log the tables that it lacks; those that it has stay as they are."""
+    version = version_of(connection)
+    for statements in SCHEMAS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    if version < SCHEMA:
+        connection.execute(f"pragma user_version = {SCHEMA}")
 
 
 def insert(connection: sqlite3.Connection, record: Record) -> bool:
     """Write a run down, unless its id is there already; was it new?"""
     if connection.execute("select 1 from runs where id = ?", (record.trace.id,)).fetchone():
         return False
-    columns = {**_columns(connection, record.trace), "behaviour_blob": _keep(connection, record.behaviour)}
+    columns = {**_columns(connection, record.trace), "behaviour_blob": keep(connection, record.behaviour)}
     names, marks = ", ".join(f'"{name}"' for name in columns), ", ".join(f":{name}" for name in columns)
     connection.execute(f"insert into runs ({names}) values ({marks})", columns)
     return True
@@ -138,12 +163,13 @@ def _columns(connection: sqlite3.Connection, trace: Trace) -> dict[str, object]:
         "seconds": trace.seconds.total,
         "ask": _snippet(asks[-1]) if asks else "",
         "answer": _snippet(trace.answer),
-        "prompt_blob": None if trace.prompt is None else _keep(connection, trace.prompt),
+        "prompt_blob": None if trace.prompt is None else keep(connection, trace.prompt),
         "trace": trace.model_dump_json(exclude={"prompt"}),
     }
 
 
-def _keep(connection: sqlite3.Connection, text: str) -> str:
+def keep(connection: sqlite3.Connection, text: str) -> str:
+    """Write a text down once; its digest."""
     digest = sha256(text.encode()).hexdigest()
     connection.execute("insert or ignore into blobs values (?, ?)", (digest, text))
     return digest
