@@ -49,6 +49,12 @@ def remote_key(host: str) -> str | None:
     return os.environ.get(f"JEITO_REMOTE_KEY_{name}") or os.environ.get("JEITO_REMOTE_KEY") or None
 
 
+def named(kind: str, name: str) -> Path | None:
+    """What has this name here: an adapter's folder (`adapters`) or a control vector's file (`steering`), if it is."""
+    path = home() / kind / (f"{name}.gguf" if kind == "steering" else name)
+    return path if re.fullmatch(r"[\w-][\w.-]*", name) and path.exists() else None
+
+
 def recall(kind: str, key: str) -> Any | None:
     """A fact kept on this machine, such as a file's digest; none when nothing readable is kept."""
     return all_of(kind).get(key)

@@ -120,6 +120,20 @@ class Repetition(Value):
     times: int = Field(default=4, ge=2)
 
 
+class Adapter(Value):
+    """A LoRA adapter to go on top of the weights: a folder as peft writes it, or a GGUF."""
+
+    path: str = Field(min_length=1)
+    scale: float = 1.0
+
+
+class Steering(Value):
+    """A file of directions, one a layer, to be added to what the layers pass on."""
+
+    vector: str = Field(min_length=1)
+    scale: float = 1.0
+
+
 class Request(Value):
     """What a model is asked for: a whole conversation, and every value already decided."""
 
@@ -134,6 +148,8 @@ class Request(Value):
     tool_choice: str = Field(default="auto", description="auto, none, required, or a tool's name")
     parallel_calls: bool = Field(default=True, description="several calls in one reply")
     dialect: str = "auto"
+    adapter: Several[Adapter] = ()
+    steering: Several[Steering] = ()
     repetition: Repetition | None = Field(default=None, description="the loop that ends the reply")
     refuse_empty: bool = Field(default=False, description="no end before something was said")
     logprobs: int | None = Field(

@@ -353,6 +353,19 @@ def test_a_flag_inside_a_map_leaves_the_map_its_place(here):
     assert loaded.flags == {"sampling.top_p"}
 
 
+def test_a_flag_goes_into_a_list_by_a_place_in_it(here):
+    write("a.yaml", "steering: [{vector: v.gguf, scale: 2}, {vector: w.gguf}]\n")
+    loaded = load("a.yaml+steering.1.scale=-0.5+steering.0.scale=3")
+    assert [(one.vector, one.scale) for one in loaded.behaviour.steering] == [("v.gguf", 3.0), ("w.gguf", -0.5)]
+    assert {"steering.0.scale", "steering.1.scale"} <= loaded.flags
+    assert loaded.places["steering.0.vector"].line == 1
+    for flag, said in (("steering.2.scale=1", "'2' is no place in a list of 2"), ("steering.x=1", "'x' is no place")):
+        with pytest.raises(BehaviourError, match=said):
+            load(f"a.yaml+{flag}")
+    with pytest.raises(BehaviourError, match="must be a list"):
+        load("plain+steering.0.scale=1")
+
+
 def test_later_flags_win(here):
     assert load("plain+top_k=1+top_k=2", ["top_k=3", "top_k=4"]).behaviour.sampling.top_k == 4
 

@@ -133,7 +133,8 @@ def test_a_second_jeito_gives_the_local_reply_token_for_token(
     loaded: Loaded, second_jeito: str, demo_model: LocalModel
 ) -> None:
     remote = open_model(f"{second_jeito}#demo")
-    assert (remote.fingerprint, remote.abilities) == (demo_model.fingerprint, demo_model.abilities)
+    assert remote.fingerprint == demo_model.fingerprint
+    assert remote.abilities == demo_model.abilities - {"adapters", "steering"}
     # What one of them has of the prompt in memory already must not matter.
     own = loaded.behaviour.sampling
     exact = Sampling(**{knob: getattr(own, knob) for knob in own.model_fields_set}, exact=True)
@@ -190,6 +191,27 @@ def test_calls_come_from_a_second_jeito_and_are_made_here(second_jeito: str, dem
     ]
     assert [token.id for token in there.trace.tokens] == [token.id for token in here.trace.tokens]
     remote.close()
+
+
+def test_adapters_and_vectors_are_never_sent_and_their_loss_is_said(second_jeito: str) -> None:
+    """A second jeito has both: but files that lie here are not there, and no server is sent any."""
+    loaded = behaviour(
+        adapter=[{"path": "./terse"}], steering=[{"vector": "v.gguf"}], sampling={"max_new_tokens": 2, "seed": 1}
+    )
+    remote = open_model(f"{second_jeito}#demo")
+    with pytest.raises(UnsupportedError, match="cannot honour adapters, steering"):
+        run(loaded, remote, ASK)
+    one = run(loaded, remote, ASK, allow_unsupported=True)
+    one.text()
+    said = one.trace.receipt.unsupported
+    assert {"this model cannot honour adapters", "this model cannot honour steering"} <= set(said)
+    assert one.trace.request.adapter == one.trace.request.steering == ()
+    remote.close()
+    request = Request(messages=(Message(role="user", content=ASK),), adapter=loaded.behaviour.adapter)
+    for server in servers().values():
+        assert not {"adapters", "steering"} & abilities(server)
+        with pytest.raises(UnsupportedError, match="cannot honour adapter"):
+            asked(request, server, "x")
 
 
 def test_without_a_name_a_second_jeitos_only_model_is_taken_and_not_one_of_its_behaviours(second_jeito: str) -> None:

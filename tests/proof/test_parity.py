@@ -11,6 +11,7 @@ from jeito.decode.local import LocalModel
 from jeito.decode.noise import derive, noise
 from jeito.engines.base import Logits
 from jeito.engines.toy import VOCABULARY, ToyEngine
+from jeito.errors import MemoryFull
 from jeito.proof.parity import Parity, Side, parity, read_text
 from jeito.run.run import run, together
 
@@ -160,3 +161,14 @@ def test_reading_leaves_no_slot_busy_and_nothing_in_it() -> None:
     next(reading)
     reading.close()
     assert all(not slot.busy and not slot.tokens for slot in a.decoder.memory.slots)
+
+
+def test_reading_a_long_text_takes_the_room_that_idle_slots_hold() -> None:
+    a = LocalModel(ToyEngine(hashed, cells=120), "toy")
+    run("plain+max_new_tokens=8", a, "x" * 60, seed=1).text()
+    assert sum(len(slot.tokens) for slot in a.decoder.memory.slots) > 40
+    assert len(list(a.read(a.tokens("y" * 100), 1))) == 100
+    assert not any(slot.tokens for slot in a.decoder.memory.slots)
+    with pytest.raises(MemoryFull):
+        list(a.read(a.tokens("y" * 130), 1))
+    assert not any(slot.busy for slot in a.decoder.memory.slots)

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from jeito.errors import BehaviourError
-from jeito.types import Dry, Output, Placement, Repetition, Sampling, Several, Value, Xtc
+from jeito.types import Adapter, Dry, Output, Placement, Repetition, Sampling, Several, Steering, Value, Xtc
 
 SILENT = frozenset({"name", "description", "language", "requires", "checks"})
 """What no reply depends on: names, what checks look at, and what only refuses a model."""
@@ -69,16 +69,6 @@ class Guard(Value):
     overflow: Literal["error", "drop_oldest"] = Field(default="error", description="when a prompt does not fit")
     empty: Literal["allow", "refuse"] = Field(default="allow", description="a reply that ends before it says anything")
     repair: int = Field(default=0, ge=0, description="new tries when a tool call cannot be read")
-
-
-class Adapter(Value):
-    path: str = Field(min_length=1)
-    scale: float = 1.0
-
-
-class Steering(Value):
-    vector: str = Field(min_length=1)
-    scale: float = 1.0
 
 
 class Requires(Value):

@@ -17,7 +17,7 @@ from jeito.behaviour.behaviour import Behaviour, tool_file
 from jeito.behaviour.complain import complaint, shown
 from jeito.behaviour.read import Node, Origin, Place, read, scalar
 from jeito.errors import BehaviourError, nearest
-from jeito.home import home
+from jeito.home import home, named
 from jeito.types import Sampling
 
 __all__ = ["Listing", "Loaded", "Place", "load", "names", "schema"]
@@ -196,7 +196,14 @@ def _read_file(path: Path) -> dict[str, Node]:
 
 
 def _merge(parent: Node, child: Node) -> Node:
-    """Maps key by key; lists and scalars replace."""
+    """Maps key by key; lists and scalars replace, but a flag's way down may go through a list, by a place in it."""
+    if isinstance(parent.data, list) and isinstance(child.data, dict) and child.at is None:
+        places = {str(at): node for at, node in enumerate(parent.data)}
+        if wrong := [(key, node) for key, node in child.data.items() if key not in places]:
+            key, node = wrong[0]
+            raise BehaviourError(f"{node.key}: {key!r} is no place in a list of {len(places)}", hint="the first is 0")
+        changed = places | {key: _merge(places[key], node) for key, node in child.data.items()}
+        return Node(list(changed.values()), parent.at, parent.key)
     if not (isinstance(parent.data, dict) and isinstance(child.data, dict)):
         return child
     keys = dict(parent.data)
@@ -260,10 +267,17 @@ def _origins(node: Node, path: str = "") -> Iterator[tuple[str, Origin]]:
 
 
 def _anchored(behaviour: Behaviour, places: Mapping[str, Place]) -> Behaviour:
-    """The files that a behaviour names, seen from here instead of from the file that names them."""
+    """The files that a behaviour names, seen from here instead of from the file that names them.
+
+    A word that names no file there may be the name of an adapter or a control vector in home.
+    """
 
     def near(name: str, leaf: str) -> str:
         return str(Path(places[leaf].file).parent / name) if leaf in places else name
+
+    def kept(kind: str, name: str, leaf: str) -> str:
+        found = near(name, leaf)
+        return found if Path(found).exists() else str(named(kind, name) or found)
 
     def tool(use: str, index: int) -> str:
         file, rest = tool_file(use)
@@ -272,11 +286,11 @@ def _anchored(behaviour: Behaviour, places: Mapping[str, Place]) -> Behaviour:
 
     moved = {
         "adapter": tuple(
-            each.model_copy(update={"path": near(each.path, f"adapter.{index}.path")})
+            each.model_copy(update={"path": kept("adapters", each.path, f"adapter.{index}.path")})
             for index, each in enumerate(behaviour.adapter)
         ),
         "steering": tuple(
-            each.model_copy(update={"vector": near(each.vector, f"steering.{index}.vector")})
+            each.model_copy(update={"vector": kept("steering", each.vector, f"steering.{index}.vector")})
             for index, each in enumerate(behaviour.steering)
         ),
         "tools": tuple(

@@ -107,6 +107,8 @@ def request(
         tool_choice=behaviour.tool_choice,
         parallel_calls=behaviour.parallel_calls,
         dialect=behaviour.dialect,
+        adapter=behaviour.adapter,
+        steering=behaviour.steering,
         reasoning=Thinking(budget=behaviour.reasoning.budget),
         repetition=behaviour.guard.repetition,
         refuse_empty=behaviour.guard.empty == "refuse",

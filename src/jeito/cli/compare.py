@@ -26,6 +26,7 @@ def compare(
     ] = "",
     behaviours: options.Behaviours = ["plain"],  # noqa: B006 - Typer copies it
     models: options.Models = ["demo"],  # noqa: B006
+    adapters: options.Adapters = "",
     cases: Annotated[
         str, typer.Option("--cases", help="Compare over cases: a family that ships, or FILE.yaml, FILE.jsonl.")
     ] = "",
@@ -85,6 +86,8 @@ def compare(
     from jeito.run.run import run
     from jeito.trace.log import Log
 
+    if adapters:
+        behaviours = contrast.with_adapters(behaviours, adapters)
     if cases:
         if prompt or no_log:
             raise InputError(

@@ -40,6 +40,25 @@ class Wanted(NamedTuple):
     allow_unsupported: bool
 
 
+def with_adapters(behaviours: Sequence[str], adapters: str) -> list[str]:
+    """Each behaviour as it could be typed with each adapter in place of its own; `none`: without any."""
+    import json
+
+    from jeito.behaviour.load import load
+
+    names = [name.strip() for name in adapters.split(",") if name.strip()]
+    if not names:
+        raise InputError("--adapters names none", hint="--adapters none,NAME; jeito adapters lists them")
+    found = []
+    for behaviour in behaviours:
+        has_own = bool(load(behaviour).behaviour.adapter)
+        for name in names:
+            said = [] if name == "none" else [{"path": name}]
+            changes = has_own or said
+            found.append(f"{behaviour}+adapter={json.dumps(said, ensure_ascii=False)}" if changes else behaviour)
+    return found
+
+
 def contrast(wanted: Wanted, loading: "Loading", *, json: bool, report: Path | None) -> int:
     """Run both sides of every pair, compare, show. The exit code is a verdict only where something was claimed."""
     from jeito.proof.compare import contrast as compare

@@ -88,7 +88,7 @@ def _of_files(model: str, engine: str | None, precision: str | None) -> About:
         "template": template.name,
         "system_role": template.has_system,
     }
-    return About(card.defaults, abilities(card.template), card.context, facts, template)
+    return About(card.defaults, abilities(card), card.context, facts, template)
 
 
 def _text(value: object) -> str:

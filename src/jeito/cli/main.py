@@ -8,6 +8,7 @@ import typer
 
 from jeito import __version__
 from jeito.cli import (
+    adapters,
     ask,
     behaviours,
     bench,
@@ -23,13 +24,16 @@ from jeito.cli import (
     log,
     model,
     models,
+    pairs,
     probe,
     proofs,
     prove,
     pull,
     replay,
     serve,
+    steer,
     sweep,
+    tune,
 )
 from jeito.cli.show import say
 from jeito.errors import FAILED, INTERRUPTED, OK, WRONG_INPUT, JeitoError
@@ -82,6 +86,10 @@ app.command("behaviours")(behaviours.behaviours)
 app.command("schema")(behaviours.schema)
 app.add_typer(log.app, name="log")
 app.command("replay")(replay.replay)
+app.command("pairs")(pairs.pairs)
+app.command("tune")(tune.tune)
+app.add_typer(adapters.app, name="adapters")
+app.add_typer(steer.app, name="steer")
 app.command("serve")(serve.serve)
 app.command("probe")(probe.probe)
 

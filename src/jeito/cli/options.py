@@ -50,6 +50,12 @@ Tools = Annotated[
     list[str],
     typer.Option("--tools", help="What the model may call: calculator, FILE.py:function, mcp:…; commas between."),
 ]
+Adapters = Annotated[
+    str,
+    typer.Option(
+        "--adapters", metavar="none,NAME,…", help="Each behaviour with each of these instead of its own, and with none."
+    ),
+]
 Checks = Annotated[
     list[str], typer.Option("--check", metavar="CHECK", help="One more claim: json, or 'words: {max: 120}'.")
 ]

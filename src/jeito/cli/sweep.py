@@ -147,9 +147,11 @@ def _write(found: "Sweep", file: Path, behaviour: str) -> "Sweep":
 
 
 def _show(found: "Sweep") -> None:
+    from jeito.proof.sweep import DAMAGE
+
     knobs = [axis.knob for axis in found.axes]
     print(f"{found.behaviour} on {found.model}, over {', '.join(knobs)}: {found.clusters} cases × {found.repeats}")
-    shown = [curve for curve in found.curves if curve.kind == "check" or _moves(curve)]
+    shown = [curve for curve in found.curves if curve.kind == "check" or curve.check == DAMAGE or _moves(curve)]
     rows = [
         (*(f"{value}" for value in shown[0].points[at].at.values()), *(_point(curve, at) for curve in shown))
         for at in range(len(shown[0].points) if shown else 0)

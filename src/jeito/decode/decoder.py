@@ -11,7 +11,7 @@ from jeito.decode.guard import Rules
 from jeito.decode.memory import Memory, Slot
 from jeito.decode.sampler import Draw, Sampler
 from jeito.decode.text import ReplyText, Shown
-from jeito.engines.base import Engine, Logits, Row, Shape
+from jeito.engines.base import PLAIN, Engine, Logits, Row, Shape, Tuning
 from jeito.errors import EngineError, Interrupted, JeitoError, MemoryFull
 from jeito.types import Alternative, End, Finish, Sampling, Seconds, Token, Usage
 
@@ -34,6 +34,7 @@ class Sequence:
     pending: list[int]
     is_left: Callable[[], bool]
     """Is nobody waiting for it any more?"""
+    tuning: Tuning = PLAIN
     reply: list[int] = field(default_factory=list)
     forced: int = 0
     """Of the reply's tokens, those that the model was not asked for."""
@@ -86,6 +87,7 @@ class Decoder:
         logprobs: int | None,
         rules: Rules | None = None,
         is_left: Callable[[], bool] = lambda: False,
+        tuning: Tuning = PLAIN,
     ) -> Sequence:
         """Queue a reply to a prompt of at least one token; `shape`: it must be exact, in calls of this shape.
 
@@ -110,6 +112,7 @@ class Decoder:
             logprobs=logprobs,
             pending=list(prompt),
             is_left=is_left,
+            tuning=tuning,
         )
         self._force(sequence)
         if not sequence.done:
@@ -153,7 +156,7 @@ class Decoder:
                 break
             tokens = sequence.tokens
             try:
-                place = self.memory.place(tokens, sequence.shape is not None)
+                place = self.memory.place(tokens, sequence.shape is not None, sequence.tuning)
             except MemoryFull:  # a copy of what it shares with another finds no room
                 if self.active:
                     self._is_full = True
@@ -171,11 +174,14 @@ class Decoder:
         self.peak = max(self.peak, len(self.active))
 
     def _schedule(self) -> tuple[list[Row], list[Sequence]]:
-        shapes = [sequence.shape for sequence in self.active if sequence.shape]
+        # One pass has one tuning: the one whose sequence waits longest, so that all have their turn.
+        tuning = min(self.active, key=lambda s: (s.served, s.number)).tuning if self.active else PLAIN
+        alike = [sequence for sequence in self.active if sequence.tuning == tuning]
+        shapes = [sequence.shape for sequence in alike if sequence.shape]
         room = min([self.engine.card.batch, *(shape.high for shape in shapes)])
         # Longest unserved first, so that a narrow call serves all in turn; a single token is a decoding step.
-        order = sorted(self.active, key=lambda s: (s.is_prefilling, s.served, s.number))
-        is_decoding = any(not sequence.is_prefilling for sequence in order)
+        order = sorted(alike, key=lambda s: (s.is_prefilling, s.served, s.number))
+        is_decoding = any(not sequence.is_prefilling for sequence in self.active)
         prefill = min(room, PREFILL_BESIDE) if is_decoding else room
         rows: list[Row] = []
         served: list[Sequence] = []
@@ -185,7 +191,7 @@ class Decoder:
             if most < 1 or sequence.slot is None:
                 break
             chunk = sequence.pending[:most]
-            rows.append(Row(sequence.slot.index, chunk, int(len(chunk) == len(sequence.pending))))
+            rows.append(Row(sequence.slot.index, chunk, int(len(chunk) == len(sequence.pending)), tuning))
             served.append(sequence)
             sequence.served = self._steps
             room -= len(chunk)

@@ -18,8 +18,9 @@ from jeito.decode.decoder import Decoder, Sequence
 from jeito.decode.dialects import detect
 from jeito.decode.prompts import Prompt, Prompts
 from jeito.decode.template import Template
-from jeito.engines.base import SAMPLING_KNOBS, Card, Engine, Row, Shape
+from jeito.engines.base import PLAIN, SAMPLING_KNOBS, Card, Engine, Row, Shape, Tuning
 from jeito.engines.meter import taken
+from jeito.errors import MemoryFull
 from jeito.types import End, Event, Exact, Request, Sourced, Start
 
 T = TypeVar("T")
@@ -31,12 +32,13 @@ ABILITIES = SAMPLING_KNOBS | {
 """What every model with our decoder can honour today."""
 
 
-def abilities(template: str | None) -> frozenset[str]:
-    """What a model with our decoder and this chat template can honour."""
+def abilities(card: Card) -> frozenset[str]:
+    """What a model with our decoder and this card can honour."""
+    template = card.template
     reasons = bool(detect(template).reasoning)
     own = {"reasoning.budget": reasons, "reasoning.show": reasons}
     own["a place for tools"] = Template(template, {}).has_tools
-    return ABILITIES | {ability for ability, has in own.items() if has}
+    return ABILITIES | card.abilities | {ability for ability, has in own.items() if has}
 
 
 class LocalModel:
@@ -44,7 +46,7 @@ class LocalModel:
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.name = name
-        self.abilities = abilities(engine.card.template)
+        self.abilities = abilities(engine.card)
         self.decoder = Decoder(engine)
         self._engine = engine
         self._prompts = Prompts(engine)
@@ -58,7 +60,8 @@ class LocalModel:
         """Rung whenever the crank was let go."""
         self._abandoned: deque[Sequence] = deque()
         self._fingerprint: str | None = None
-        self._tested: tuple[Shape | None, str] | None = None
+        self._tested: dict[str, tuple[Shape | None, str]] = {}
+        """By the ways of a tuning."""
 
     @property
     def card(self) -> Card:
@@ -112,11 +115,11 @@ class LocalModel:
         Before the first event raises ContextError, and InputError or UnsupportedError for a contract that cannot be.
         """
         self._prompts.refuse(request)
-        prompt = self._prompts.of(request)
-        start = self._start(request, prompt)
-        shape = self._exactness()[0] if start.exact.held else None
+        tuning, prompt = self.tuning(request), self._prompts.of(request)
+        start = self._start(request, prompt, tuning)
+        shape = self._exactness(tuning)[0] if start.exact.held else None
         rules = self._prompts.rules(request, prompt.text)
-        sequence = self.decoder.submit(prompt.tokens, request.sampling, shape, request.logprobs, rules, is_left)
+        sequence = self.decoder.submit(prompt.tokens, request.sampling, shape, request.logprobs, rules, is_left, tuning)
         try:
             yield start
             yield from self._events(sequence)
@@ -149,19 +152,26 @@ class LocalModel:
         """What a reply would begin with; nothing is generated. Raises what `stream` raises before its first event."""
         prompt = self._prompts.of(request)
         self._prompts.rules(request, prompt.text)
-        return self._start(request, prompt)
+        return self._start(request, prompt, self.tuning(request))
 
     def written(self, ids: Tokens[int]) -> str:
         """The text whose tokens these are, as a raw prompt; raises InputError where no text has them."""
         return self._prompts.written(ids)
 
-    def read(self, tokens: Tokens[int], start: int) -> Iterator[NDArray[np.float32]]:
+    def tuning(self, request: Request) -> Tuning:
+        """The request's adapters and control vectors, made ready; raises ModelError for what does not fit."""
+        if not (request.adapter or request.steering):
+            return PLAIN
+        with self._cranking():
+            return self._engine.tune(request.adapter, request.steering)
+
+    def read(self, tokens: Tokens[int], start: int, tuning: Tuning = PLAIN) -> Iterator[NDArray[np.float32]]:
         """The logits [vocabulary] that follow the first `start` tokens, the first `start` + 1, … and all of them.
 
         In exact calls, where the engine has them. Takes a slot for itself; raises EngineError when none is free.
         """
         memory = self.decoder.memory
-        shape, _ = self._exactness()
+        shape, _ = self._exactness(tuning)
         with self._cranking():
             slot = memory.take()
         most = shape.high if shape else self.card.batch
@@ -170,13 +180,20 @@ class LocalModel:
                 chunk = tokens[at : at + most]
                 want = min(len(chunk), max(0, at + len(chunk) - start + 1))
                 with self._cranking():
-                    row = Row(slot.index, chunk, want)
-                    found = self._compute(partial(self._engine.extend, [row], exact=shape is not None))
-                    rows = found[0].copy()
+                    rows = self._extended(Row(slot.index, chunk, want, tuning), exact=shape is not None)
                 yield from rows
         finally:
             with self._cranking():
                 memory.release(slot)
+
+    def _extended(self, row: Row, *, exact: bool) -> NDArray[np.float32]:
+        """With the crank: the logits of one row; what idle slots hold gives way to it."""
+        while True:
+            try:
+                return self._compute(partial(self._engine.extend, [row], exact=exact))[0].copy()
+            except MemoryFull:
+                if not self.decoder.memory.evict():
+                    raise
 
     @contextmanager
     def _cranking(self) -> Iterator[None]:
@@ -239,19 +256,19 @@ class LocalModel:
             if sequence.done:
                 return
 
-    def _exactness(self) -> tuple[Shape | None, str]:
-        if self._tested is None:
+    def _exactness(self, tuning: Tuning) -> tuple[Shape | None, str]:
+        if (ways := tuning.ways()) not in self._tested:
             with self._cranking():
-                self._tested = self._compute(self._engine.exact)
-        return self._tested
+                self._tested[ways] = self._compute(partial(self._engine.exact, tuning))
+        return self._tested[ways]
 
-    def _exact(self, request: Request) -> Exact:
+    def _exact(self, request: Request, tuning: Tuning) -> Exact:
         if not request.sampling.exact:
             return Exact(why="not asked for")
-        shape, why = self._exactness()
+        shape, why = self._exactness(tuning)
         return Exact(asked=True, held=shape is not None, shape=str(shape) if shape else None, why=why)
 
-    def _start(self, request: Request, prompt: Prompt) -> Start:
+    def _start(self, request: Request, prompt: Prompt, tuning: Tuning) -> Start:
         return Start(
             template=prompt.template,
             placement=prompt.placement,
@@ -259,8 +276,8 @@ class LocalModel:
             prompt_digest=hashlib.sha256(prompt.text.encode(errors="replace")).hexdigest(),
             tokens=len(prompt.tokens),
             dropped=prompt.dropped,
-            exact=self._exact(request),
-            notes=(*self.card.notes, *prompt.notes),
+            exact=self._exact(request, tuning),
+            notes=(*self.card.notes, *tuning.notes(), *prompt.notes),
         )
 
     def close(self) -> None:

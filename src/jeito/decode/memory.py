@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jeito.engines.base import Engine
+from jeito.engines.base import PLAIN, Engine, Tuning
 from jeito.errors import EngineError
 
 # A prompt waits for a neighbour's prefill when that saves it at least so many tokens.
@@ -25,6 +25,8 @@ class Slot:
     planned_exact: bool = False
     exact: bool = True
     """Was everything in it computed in the exact shape?"""
+    tuning: Tuning = PLAIN
+    """Under which it was computed."""
     used: int = 0
     cost: int = 0
     """Tokens that were computed into it, not copied."""
@@ -63,18 +65,18 @@ class Memory:
         self._clock = self._floor = 0
         self.slots = [Slot(index) for index in range(engine.card.slots + engine.card.spare)]
 
-    def place(self, prompt: list[int], exact: bool) -> Place | None:
+    def place(self, prompt: list[int], exact: bool, tuning: Tuning = PLAIN) -> Place | None:
         """A slot for a prompt, or none now: as many reply as can, or a neighbour is about to hold what it needs.
 
         The prompt's last token is always left to compute, since its logits are wanted. An exact reply reuses
-        only what was computed exactly.
+        only what was computed exactly, and every reply only what was computed under the same tuning.
         """
         idle = [slot for slot in self.slots if not slot.busy]
         if len(idle) <= self._engine.card.spare:
             return None
         wanted = prompt[:-1]
-        source, reused = self._best(wanted, exact)
-        if self._comes_soon(wanted, exact) >= reused + WORTH_WAITING:
+        source, reused = self._best(wanted, exact, tuning)
+        if self._comes_soon(wanted, exact, tuning) >= reused + WORTH_WAITING:
             return None
         target = self._target(idle, source, reused)
         if source is target:
@@ -89,13 +91,14 @@ class Memory:
                 self._use(source)
         self._use(target)
         target.busy, target.plan, target.planned_exact = True, prompt, exact
+        target.tuning = tuning
         return Place(target, reused)
 
-    def _best(self, wanted: list[int], exact: bool) -> tuple[Slot | None, int]:
+    def _best(self, wanted: list[int], exact: bool, tuning: Tuning) -> tuple[Slot | None, int]:
         best: Slot | None = None
         most = 0
         for slot in self.slots:
-            if exact and not slot.exact:
+            if slot.tuning != tuning or (exact and not slot.exact):
                 continue
             length = shared(slot.tokens, wanted)
             if not self._engine.card.rewinds and length < len(slot.tokens):
@@ -104,10 +107,11 @@ class Memory:
                 best, most = slot, length
         return best, most
 
-    def _comes_soon(self, wanted: list[int], exact: bool) -> int:
+    def _comes_soon(self, wanted: list[int], exact: bool, tuning: Tuning) -> int:
         if not self._engine.card.rewinds:
             return 0  # what a neighbour holds can be shared only while it holds exactly that
-        plans = (slot.plan for slot in self.slots if slot.busy and (slot.planned_exact or not exact))
+        busy = (slot for slot in self.slots if slot.busy and slot.tuning == tuning)
+        plans = (slot.plan for slot in busy if slot.planned_exact or not exact)
         return max((shared(plan, wanted) for plan in plans), default=0)
 
     def _target(self, idle: list[Slot], source: Slot | None, reused: int) -> Slot:

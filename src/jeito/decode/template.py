@@ -124,7 +124,7 @@ class Template:
         names = {call.id: call.name for message in messages for call in message.calls}
         turns: list[dict[str, Any]] = []
         follows_result = False
-        for message in messages if self.dialect.is_parallel else _one_call_each(messages):
+        for message in self.split(messages):
             is_result = message.role == "tool" and not self._has_results
             turn = self._turn(message, names.get(message.call_id or "", ""))
             if (is_result or follows_result) and turns and turns[-1]["role"] == turn["role"] == "user":
@@ -134,6 +134,10 @@ class Template:
                 turns.append(turn)
             follows_result = is_result
         return turns
+
+    def split(self, messages: Sequence[Message]) -> list[Message]:
+        """The turns that the model is shown: where a family makes one call at a time, one for each call."""
+        return list(messages) if self.dialect.is_parallel else _one_call_each(messages)
 
     def _turn(self, message: Message, name: str) -> dict[str, Any]:
         """One message; `name`: of the tool whose result it is."""
@@ -220,12 +224,19 @@ class Template:
 
         Tools that the template has no known place for end the instruction, wherever it stands.
         """
+        turns, tools, placement = self.told(messages, system, placement, tools)
+        return self.render(turns, tools), placement
+
+    def told(
+        self, messages: Sequence[Message], system: str, placement: Placement, tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[Message], Sequence[Mapping[str, Any]], Placement]:
+        """The turns and the tools that are rendered, and where the instruction went."""
         tools = [self._harmless(tool) for tool in tools]
         if tools and not self.has_tools:
             system = "\n\n".join(filter(None, (system.strip("\n"), self.dialect.instruction(tools))))
             tools = ()
         turns, placement = self.place(messages, system, placement)
-        return self.render(turns, tools), placement
+        return turns, tools, placement
 
     def _harmless(self, said: Any) -> Any:
         """A tool's schema, which a stranger may have written: none of its texts is a mark."""
@@ -237,19 +248,23 @@ class Template:
 
     def place(self, messages: Sequence[Message], system: str, placement: Placement) -> tuple[list[Message], Placement]:
         """The conversation with the instruction in it, and where it went."""
-        turns = list(messages)
-        if not system:
-            return turns, placement
-        placement, _ = self.placement(placement)
-        if placement == "system":
-            return [Message(role="system", content=system), *turns], "system"
-        asks = [index for index, message in enumerate(turns) if message.role == "user"]
-        if not asks:
-            return [Message(role="user", content=system), *turns], "user_start"
-        at = asks[0] if placement == "user_start" else asks[-1]
-        parts = (system, turns[at].content) if placement == "user_start" else (turns[at].content, system)
-        turns[at] = turns[at].model_copy(update={"content": "\n\n".join(part.strip("\n") for part in parts)})
+        return placed(messages, system, self.placement(placement)[0] if system else placement)
+
+
+def placed(messages: Sequence[Message], system: str, placement: Placement) -> tuple[list[Message], Placement]:
+    """A conversation with an instruction where it was wanted, and where it went."""
+    turns = list(messages)
+    if not system:
         return turns, placement
+    if placement == "system":
+        return [Message(role="system", content=system), *turns], "system"
+    asks = [index for index, message in enumerate(turns) if message.role == "user"]
+    if not asks:
+        return [Message(role="user", content=system), *turns], "user_start"
+    at = asks[0] if placement == "user_start" else asks[-1]
+    parts = (system, turns[at].content) if placement == "user_start" else (turns[at].content, system)
+    turns[at] = turns[at].model_copy(update={"content": "\n\n".join(part.strip("\n") for part in parts)})
+    return turns, placement
 
 
 def _call(call: ToolCall, call_id: str, form: str) -> dict[str, Any]:

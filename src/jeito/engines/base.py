@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jeito.types import Event, Request, Sampling, Sourced
+from jeito.errors import EngineError
+from jeito.types import Adapter, Event, Request, Sampling, Sourced, Steering
 
 Logits = NDArray[np.float32]
 """[wanted positions, vocabulary], float32; valid until the next `extend`."""
@@ -111,6 +112,40 @@ class Card:
     """What a trace keeps of the loaded model: file format, bytes by kind, seconds of loading, memory after it."""
     notes: tuple[str, ...] = ()
     """What every receipt says of the loaded model: code of its own that ran, rows that run one by one."""
+    abilities: frozenset[str] = frozenset()
+    """What its engine can do to the passes themselves: `adapters`, `steering`."""
+
+
+class Applied(NamedTuple):
+    """An adapter's or a control vector's contents, by their sha256, and how strongly they act."""
+
+    digest: str
+    scale: float
+    name: str
+    form: str = ""
+    """Of an adapter: which layers it acts on, and in how many dimensions."""
+
+
+class Tuning(NamedTuple):
+    """What passes have on top of the weights. What was computed under one is worth nothing under another."""
+
+    adapters: tuple[Applied, ...] = ()
+    steering: tuple[Applied, ...] = ()
+
+    def notes(self) -> list[str]:
+        """A sentence for each, for a receipt."""
+        kinds = [("adapter", one) for one in self.adapters] + [("steering", one) for one in self.steering]
+        return [f"{kind} {one.name!r}: sha256 {one.digest[:12]}, scale {one.scale:g}" for kind, one in kinds]
+
+    def ways(self) -> str:
+        """What of it decides how a row is computed, and so whether replies are exact: the adapters' forms.
+
+        Not their numbers, nor a direction, which adds the same to every row.
+        """
+        return " ".join(one.form for one in self.adapters)
+
+
+PLAIN = Tuning()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +155,16 @@ class Row:
     slot: int
     tokens: Sequence[int]
     want: int = 1
+    tuning: Tuning = PLAIN
+    """The same in all rows of a call."""
+
+
+def tuning_of(rows: Sequence[Row]) -> Tuning:
+    """The one tuning that a call's rows are computed under."""
+    found = {row.tuning for row in rows}
+    if len(found) > 1:
+        raise EngineError(f"a call of rows under {len(found)} tunings: one pass has one")
+    return found.pop() if found else PLAIN
 
 
 class Engine(Protocol):
@@ -159,7 +204,14 @@ class Engine(Protocol):
         """Keep the first `length` tokens of a slot."""
         ...
 
-    def exact(self) -> tuple[Shape | None, str]:
+    def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
+        """Make ready what a request names, so that rows can be computed under it.
+
+        Raises ModelError for files that cannot be read, are refused, or do not fit this model.
+        """
+        ...
+
+    def exact(self, tuning: Tuning = PLAIN) -> tuple[Shape | None, str]:
         """The shape in which replies are exact, tested on this very file and build; else none, and why."""
         ...
 

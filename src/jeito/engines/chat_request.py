@@ -94,6 +94,8 @@ def _leaves(request: Request, server: Server) -> Iterator[tuple[str, Any, bool]]
         yield "guard.repetition", request.repetition.model_dump(), True
     yield "guard.empty", request.refuse_empty, request.refuse_empty
     yield "guard.overflow", request.drop_oldest, request.drop_oldest
+    yield "adapter", [one.path for one in request.adapter], bool(request.adapter)
+    yield "steering", [one.vector for one in request.steering], bool(request.steering)
     yield "dialect", request.dialect, request.dialect != "auto"
     yield "placement", request.placement, False
 

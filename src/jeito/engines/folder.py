@@ -272,6 +272,7 @@ def card_of(folder: Folder, *, precision: str, device: str, slots: int, context:
         defaults=sampling_defaults(folder),
         bytes=size,
         versions=versions_of(precision),
+        abilities=frozenset({"adapters", "steering"}),
     )
 
 

@@ -20,6 +20,7 @@ _CDEF = """
 typedef struct llama_model llama_model;
 typedef struct llama_context llama_context;
 typedef struct llama_vocab llama_vocab;
+typedef struct llama_adapter_lora llama_adapter_lora;
 typedef struct llama_memory_i * llama_memory_t;
 typedef int32_t llama_pos;
 typedef int32_t llama_token;
@@ -112,6 +113,11 @@ llama_memory_t llama_get_memory(const llama_context * ctx);
 const llama_vocab * llama_model_get_vocab(const llama_model * model);
 int32_t llama_model_n_ctx_train(const llama_model * model);
 int32_t llama_model_n_layer(const llama_model * model);
+int32_t llama_model_rope_type(const llama_model * model);
+llama_adapter_lora * llama_adapter_lora_init(llama_model * model, const char * path_lora);
+int32_t llama_set_adapters_lora(llama_context * ctx, llama_adapter_lora ** adapters, size_t n_adapters, float * scales);
+int32_t llama_set_adapter_cvec(llama_context * ctx, const float * data, size_t len, int32_t n_embd,
+                               int32_t il_start, int32_t il_end);
 int32_t llama_model_meta_val_str(const llama_model * model, const char * key, char * buf, size_t buf_size);
 int32_t llama_model_meta_count(const struct llama_model * model);
 int32_t llama_model_meta_key_by_index(const struct llama_model * model, int32_t i, char * buf, size_t buf_size);

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jeito.engines.base import Logits, Row, Shape
 from jeito.engines.llama_binding import library
@@ -34,6 +35,14 @@ class _Held(NamedTuple):
 
     run: _Run
     length: int
+
+
+class Worn(NamedTuple):
+    """A tuning as a context of llama.cpp takes it: loaded adapters and their scales, and directions, summed."""
+
+    loras: tuple[tuple[Any, float], ...] = ()
+    directions: NDArray[np.float32] | None = None
+    """[layers - 1, width]: the first layer has none."""
 
 
 class Cells:
@@ -61,6 +70,7 @@ class Cells:
         self._vocabulary = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(model))
         self._spare = slots
         self._slots: list[list[_Held]] = [[] for _ in range(slots)]
+        self._worn = Worn()
         self._has_holes = self._is_broken = False
         self._view: tuple[tuple[Any, int], Logits] | None = None
         # The effective size, not the asked one: a longer call aborts the process.
@@ -118,6 +128,25 @@ class Cells:
     def interrupt(self) -> None:
         """The call under way ends at its next operation, on a CPU: graphics cards do not ask."""
         self._stop[0] = b"\1"
+
+    def wear(self, worn: Worn) -> None:
+        """From now on every call is computed under these adapters and directions."""
+        if worn is self._worn:
+            return
+        lib, ffi = self._lib, self._ffi
+        loras = ffi.new("llama_adapter_lora *[]", [lora for lora, _ in worn.loras])
+        scales = ffi.new("float[]", [scale for _, scale in worn.loras])
+        failed = lib.llama_set_adapters_lora(self._context, loras, len(worn.loras), scales)
+        directions = worn.directions
+        if directions is None:
+            failed = failed or lib.llama_set_adapter_cvec(self._context, ffi.NULL, 0, 0, 0, 0)
+        else:
+            layers, width = directions.shape
+            data = ffi.from_buffer("float[]", directions)
+            failed = failed or lib.llama_set_adapter_cvec(self._context, data, directions.size, width, 1, layers)
+        if failed:
+            raise EngineError(f"llama.cpp does not take these adapters and directions (status {failed})")
+        self._worn = worn
 
     def _fill(self, rows: Sequence[Row], filled: int, *, all_wanted: bool) -> None:
         end = 0

@@ -178,4 +178,5 @@ def card_of(model: Any, path: Path, *, context: int | None, slots: int) -> Card:
         spare=min(3 * slots, max(0, MOST_SEQUENCES - 1 - slots)) if rewinds else 0,
         rewinds=rewinds,
         versions={"llama.cpp": version()},
+        abilities=frozenset({"adapters", "steering"}),
     )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jeito.engines.base import Logits, Row, Shape
-from jeito.engines.llama_cells import Cells
+from jeito.engines.llama_cells import Cells, Worn
 
 # Beyond 512 cells attention takes other code paths, which is where bits have been seen to change.
 PROMPT, REPLY, NEIGHBOURS = 540, 3, 7
@@ -14,8 +14,9 @@ PROMPT, REPLY, NEIGHBOURS = 540, 3, 7
 class _Trial:
     """One context; slot 0 is the one whose logits are compared, the others are neighbours."""
 
-    def __init__(self, model: Any, shape: Shape, ids: list[int], threads: int) -> None:
+    def __init__(self, model: Any, shape: Shape, ids: list[int], threads: int, worn: Worn) -> None:
         self.cells = Cells(model, cells=4096, slots=NEIGHBOURS + 2, threads=threads)
+        self.cells.wear(worn)
         self.shape, self.ids = shape, ids
 
     def prefill(self, slot: int, until: int, chunk: int, neighbours: int = 0) -> None:
@@ -34,16 +35,16 @@ class _Trial:
         return np.concatenate([self.call(slot, [self.ids[PROMPT + i]], neighbours).copy() for i in range(REPLY)])
 
 
-def is_exact(model: Any, shape: Shape, vocabulary: int, threads: int) -> bool:
+def is_exact(model: Any, shape: Shape, vocabulary: int, threads: int, worn: Worn) -> bool:
     """The same logits alone, among others in other chunks, after a fork, a cut, and holes below; about 1,500 tokens."""
     ids = [int(token) for token in np.random.default_rng(0).integers(0, vocabulary, PROMPT + REPLY)]
-    alone = _Trial(model, shape, ids, threads)
+    alone = _Trial(model, shape, ids, threads, worn)
     try:
         alone.prefill(0, PROMPT, shape.high)
         expected = alone.reply(0)
     finally:
         alone.cells.close()
-    crowd = _Trial(model, shape, ids, threads)
+    crowd = _Trial(model, shape, ids, threads, worn)
     try:
         return all(np.array_equal(expected, found) for found in _crowded(crowd, shape))
     finally:

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from jeito import home
-from jeito.engines.base import Card, Loading, Logits, Row, Shape
+from jeito.engines.base import PLAIN, Card, Loading, Logits, Row, Shape, Tuning, tuning_of
 from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import Cells
 from jeito.engines.llama_file import DEFAULT_CONTEXT, SLOTS, card_of, load_file, parts_of, read_outline
+from jeito.engines.llama_tuning import LlamaTuner
 from jeito.engines.meter import taken
 from jeito.engines.needs import SMALLER, gigabytes, longest
 from jeito.engines.pieces import is_mark
 from jeito.errors import EngineError, InputError, ModelError
+from jeito.types import Adapter, Steering
 
 # Tried in this order, and kept only if the self-test finds them exact on the very file: the first is cheaper.
 SHAPES = (Shape(2, 32), Shape(8, 8), Shape(16, 16))
@@ -90,7 +92,7 @@ class LlamaEngine:
         gpu_layers: int = -1,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._path, self._notify = path, notify
+        self.path, self._notify = path, notify
         start, before = time.perf_counter(), taken("cpu")
         self._model = load_file(path, vocab_only=False, gpu_layers=gpu_layers)
         with ExitStack() as undo:
@@ -110,6 +112,8 @@ class LlamaEngine:
                 "predicted": read_outline(path).need(context=self.card.context)._asdict(),
             },
         )
+        self.tuner = LlamaTuner(self._model, path)
+        self._exact: dict[str, tuple[Shape | None, str]] = {}
         self._vocab = library().lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
 
@@ -154,9 +158,11 @@ class LlamaEngine:
         return found
 
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
-        shape = self.exact()[0] if exact else None
+        tuning = tuning_of(rows)
+        shape = self.exact(tuning)[0] if exact else None
         if exact and shape is None:
-            raise EngineError(f"no exact replies here: {self.exact()[1]}")
+            raise EngineError(f"no exact replies here: {self.exact(tuning)[1]}")
+        self._cells.wear(self.tuner.worn(tuning))
         return self._cells.extend(rows, shape)
 
     def interrupt(self) -> None:
@@ -168,22 +174,23 @@ class LlamaEngine:
     def truncate(self, slot: int, length: int) -> None:
         self._cells.truncate(slot, length)
 
-    def exact(self) -> tuple[Shape | None, str]:
-        if self._exact is None:
-            self._exact = self._recall_exact()
-        return self._exact
+    def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
+        return self.tuner.tune(adapters, steering)
 
-    _exact: tuple[Shape | None, str] | None = None
+    def exact(self, tuning: Tuning = PLAIN) -> tuple[Shape | None, str]:
+        if (ways := tuning.ways()) not in self._exact:
+            self._exact[ways] = self._recall_exact(tuning)
+        return self._exact[ways]
 
-    def _recall_exact(self) -> tuple[Shape | None, str]:
+    def _recall_exact(self, tuning: Tuning) -> tuple[Shape | None, str]:
         if not self.card.rewinds:
             return None, "a recurrent state cannot be rewound"
-        key = f"{self.fingerprint()} threads={self._threads}"
+        key = f"{self.fingerprint()} threads={self._threads}" + (f" under {tuning.ways()}" if tuning.adapters else "")
         kept = home.recall("exact", key)
         if kept is None:
             self._notify("testing, once for this file, in which shape of call replies are exact …")
             try:
-                kept = self._test_exact()
+                kept = self._test_exact(tuning)
             except EngineError as error:
                 return None, f"the self-test could not run: {error}"
             home.remember("exact", key, kept)
@@ -191,16 +198,16 @@ class LlamaEngine:
             return None, "no shape of call gave the same logits alone and among others on this file and build"
         return Shape(*kept), f"tested on this file with {version()}"
 
-    def _test_exact(self) -> list[int]:
+    def _test_exact(self, tuning: Tuning) -> list[int]:
         from jeito.engines.llama_selftest import is_exact
 
         for shape in SHAPES:
-            if is_exact(self._model, shape, self.card.vocabulary, self._threads):
+            if is_exact(self._model, shape, self.card.vocabulary, self._threads, self.tuner.worn(tuning)):
                 return [shape.low, shape.high]
         return []
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self._path, self.card)
+        return fingerprint_of(self.path, self.card)
 
     def close(self) -> None:
         if self._model is not None:

@@ -84,13 +84,13 @@ class Outline:
     """What was found of thousands of tensors, so that it is counted once."""
 
     def layers(self) -> Layers:
-        return layers_of(self._text())
+        return layers_of(self.counts())
 
     def token_bytes(self, precision: str) -> int:
         """Keys and values of one token, all layers."""
-        return token_bytes(self._text(), precision)
+        return token_bytes(self.counts(), precision)
 
-    def _text(self) -> Mapping[str, Any]:
+    def counts(self) -> Mapping[str, Any]:
         """The language model's counts; its keys' width by their headers where the config leaves heads to the code."""
         if "text" not in self._counted:
             text = counts_of(language_part(self.config))
@@ -104,7 +104,7 @@ class Outline:
 
     def need(self, precision: str, *, slots: int, context: int, device: str = "cpu") -> Need:
         """Memory with every slot filled to the context."""
-        text = self._text()
+        text = self.counts()
         width = text.get("hidden_size") or text.get("n_embd") or 0
         inner = text.get("intermediate_size") or text.get("n_inner") or 4 * width
         vocabulary = text.get("vocab_size", 0)
@@ -138,7 +138,7 @@ class Outline:
 
     def read(self, precision: str) -> int:
         """Bytes of weights that computing one token reads: of embeddings one row, of experts those that act."""
-        text, classes = self._text(), self.by_class(precision)
+        text, classes = self.counts(), self.by_class(precision)
         unread = self._inputs(precision)
         count = text.get("num_experts") or text.get("num_local_experts") or text.get("n_routed_experts")
         acting = text.get("num_experts_per_tok")

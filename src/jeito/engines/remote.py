@@ -39,7 +39,8 @@ class Remote:
         self._known = [
             one for address in wire.addresses for one in recall(address.url, self.served, seen.version).values()
         ]
-        claimed = frozenset(self._own["abilities"]) if self._own else abilities(server)
+        # A second jeito's adapters and vectors are files of its own: ours are not there.
+        claimed = frozenset(self._own["abilities"]) - {"adapters", "steering"} if self._own else abilities(server)
         self.abilities = claimed - lacking(self._known)
         self.defaults = _defaults(self._own)
         self.context = _context(listed)

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from jeito.engines.base import Card, Logits, Row, Shape
-from jeito.errors import EngineError, MemoryFull
+from jeito.engines.base import PLAIN, Card, Logits, Row, Shape, Tuning
+from jeito.errors import EngineError, MemoryFull, UnsupportedError
+from jeito.types import Adapter, Steering
 
 # Bytes are tokens 0 to 255; two more end a reply and start a text.
 END, BOS, VOCABULARY = 256, 257, 258
@@ -96,7 +97,12 @@ class ToyEngine:
     def truncate(self, slot: int, length: int) -> None:
         del self._slots[slot][length:]
 
-    def exact(self) -> tuple[Shape | None, str]:
+    def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
+        if adapters or steering:
+            raise UnsupportedError("the toy has no weights to adapt or to steer", hint="-m demo")
+        return PLAIN
+
+    def exact(self, tuning: Tuning = PLAIN) -> tuple[Shape | None, str]:
         return Shape(1, self.card.batch), "a function of the tokens alone"
 
     def fingerprint(self) -> str:

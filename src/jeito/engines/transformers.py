@@ -84,10 +84,10 @@ def read_card(target: str | Path, loading: Loading = AS_FOUND, revision: str | N
 
     The demo model must have been unpacked before; else it is unpacked now, which imports all.
     """
-    _check_words(loading)
+    check_words(loading)
     folder = find(target, revision)
     weights = find_weights(folder.path, allow_pickle=True)
-    chosen = _file_precision(folder, weights) if loading.precision == "auto" else loading.precision
+    chosen = own_precision(folder, weights) if loading.precision == "auto" else loading.precision
     size = footprint(weights.tensors, folder.text, chosen if chosen in BYTES else "bf16")
     return card_of(
         folder, precision=loading.precision, device=loading.device or "", slots=loading.slots or SLOTS,
@@ -106,8 +106,8 @@ def load(
 
     Raises ModelError, and InputError for what was asked in words that there are not.
     """
-    _check_words(loading)
-    _prepare_torch()
+    check_words(loading)
+    prepare_torch()
     for module in PACKAGES.split():
         if find_spec(module) is None:
             raise ModelError(f"{str(target)!r} runs on transformers, and {module!r} is not here", hint=INSTALL)
@@ -118,7 +118,7 @@ def load(
         check_types(weights, folder.config, folder.name)
         length = context_of(folder, loading.context)
         check_architecture(folder, trust_remote_code=loading.trust_remote_code)
-        device = loading.device or _best_device()
+        device = loading.device or best_device()
         precision = choose_precision(folder, weights, loading, device=device, context=length)
         start, before = time.perf_counter(), taken(device)
         model = load_model(folder, precision, loading, device, use_safetensors=weights.format == "safetensors")
@@ -151,7 +151,7 @@ def read_outline(target: str | Path, revision: str | None = None) -> Outline:
     return Outline(folder.name, folder.config, find_weights(folder.path, allow_pickle=True).tensors)
 
 
-def _prepare_torch() -> None:
+def prepare_torch() -> None:
     """What its libraries read when they are loaded; what the user has set stands.
 
     Without MKL's strict mode a row's bits depend on which thread has it, and how its memory lies. With OpenMP's long
@@ -162,7 +162,8 @@ def _prepare_torch() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-def _check_words(loading: Loading) -> None:
+def check_words(loading: Loading) -> None:
+    """Are precision, compute and slots words and numbers that there are? Raises InputError."""
     if loading.precision not in PRECISIONS:
         raise InputError(f"{loading.precision!r} is no precision", hint=nearest(loading.precision, PRECISIONS))
     if loading.compute is not None and loading.compute not in TORCH_NAMES:
@@ -201,14 +202,15 @@ def _written_by(folder: Folder) -> str:
     return f"version {folder.config.get('transformers_version', 'unknown')}"
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """Where torch computes fastest here."""
     torch: Any = import_module("torch")
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _file_precision(folder: Folder, weights: Weights) -> str:
+def own_precision(folder: Folder, weights: Weights) -> str:
     """The precision that most of the file's values have; a quantised file keeps its own."""
     sizes = weights.bytes_by_dtype()
     if not sizes:
@@ -226,7 +228,7 @@ def choose_precision(folder: Folder, weights: Weights, loading: Loading, *, devi
     """
     if folder.config.get("quantization_config"):
         return _quantised_file(folder, loading.precision)
-    own = _file_precision(folder, weights)
+    own = own_precision(folder, weights)
     if own == "fp32" and device != "cpu":
         own = "bf16"
     asked = loading.precision

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jeito import home
-from jeito.engines.base import Card, Loading, Logits, Row, Shape
+from jeito.engines.base import PLAIN, Card, Loading, Logits, Row, Shape, Tuning, tuning_of
 from jeito.engines.folder import (
     Folder,
     end_tokens,
@@ -21,9 +21,11 @@ from jeito.engines.pieces import Pieces
 from jeito.engines.slots import Slab, Work
 from jeito.engines.slots_probe import Suited, suit
 from jeito.engines.slots_selftest import is_exact
+from jeito.engines.transformers_tuning import Tuner
 from jeito.engines.transformers_weights import TORCH_NAMES, first_line, tensors_of
 from jeito.engines.weights import Weights
 from jeito.errors import EngineError, MemoryFull
+from jeito.types import Adapter, Steering
 
 # Rows of every pass of an exact call. Measured on 2 cores: where a pass costs by its weights, more rows are nearly
 # free; where it costs by its rows (bf16 without bf16 instructions), fewer serve a lone reply better. A GPU takes 32
@@ -67,7 +69,8 @@ class TransformersEngine:
             facts=self._facts(loading) | dict(facts),
             notes=self._notes(loading),
         )
-        self._exact: tuple[Shape | None, str] | None = None
+        self.tuner = Tuner(model, card.name, weights.digest)
+        self._exact: dict[str, tuple[Shape | None, str]] = {}
         self._fingerprint: str | None = None
 
     def _facts(self, loading: Loading) -> dict[str, Any]:
@@ -111,9 +114,11 @@ class TransformersEngine:
         return self._pieces.marks()
 
     def extend(self, rows: Sequence[Row], exact: bool = False) -> list[Logits]:
-        shape = self.exact()[0] if exact else None
+        tuning = tuning_of(rows)
+        shape = self.exact(tuning)[0] if exact else None
         if exact and shape is None:
-            raise EngineError(f"no exact replies here: {self.exact()[1]}")
+            raise EngineError(f"no exact replies here: {self.exact(tuning)[1]}")
+        self.tuner.use(tuning)
         self._check(rows, shape.high if shape else self.card.batch)
         work = [Work(row.slot, row.tokens, row.want) for row in rows]
         memory = self.memory_of_slots
@@ -181,12 +186,15 @@ class TransformersEngine:
         held = {"weights": self.card.bytes, "slots": self.memory_of_slots.bytes()}
         return held | taken(self._device)
 
-    def exact(self) -> tuple[Shape | None, str]:
-        if self._exact is None:
-            self._exact = self._recall_exact()
-        return self._exact
+    def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
+        return self.tuner.tune(adapters, steering)
 
-    def _recall_exact(self) -> tuple[Shape | None, str]:
+    def exact(self, tuning: Tuning = PLAIN) -> tuple[Shape | None, str]:
+        if (ways := tuning.ways()) not in self._exact:
+            self._exact[ways] = self._recall_exact(tuning)
+        return self._exact[ways]
+
+    def _recall_exact(self, tuning: Tuning) -> tuple[Shape | None, str]:
         if not self._suited.shares:
             return None, f"rows run one by one: {self._suited.why}"
         config = self.model.config.get_text_config(decoder=True)
@@ -196,11 +204,13 @@ class TransformersEngine:
             return None, "torch was loaded before MKL_CBWR=AUTO,STRICT was set"
         width = WIDTHS[self._precision] if self._device == "cpu" else WIDTH_ON_GPU
         key = f"{self.fingerprint()} device={self._device_name()} threads={self._torch.get_num_threads()} width={width}"
+        key += f" under {tuning.ways()}" if tuning.adapters else ""
         kept = home.recall("exact", key)
         if not isinstance(kept, bool):
             self._notify("testing, once for these files, whether replies are exact …")
             slab = self._suited.make(4)
             assert isinstance(slab, Slab), "only a slab shares passes"
+            self.tuner.use(tuning)
             kept = is_exact(slab, width=width, vocabulary=self.card.vocabulary, context=self.card.context)
             home.remember("exact", key, kept)
         if not kept:

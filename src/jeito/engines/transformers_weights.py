@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import ERROR, getLogger
 from typing import Any
 
 from jeito.engines.base import Loading
@@ -121,18 +122,22 @@ def bytes_of(model: Any) -> int:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """transformers' notes and progress bars kept off the terminal while a model is loaded."""
+    """transformers' notes and progress bars, and bitsandbytes' notes, kept off the terminal while a model is loaded."""
     logging: Any = import_module("transformers.utils.logging")
+    other = getLogger("bitsandbytes")
+    others = other.level
+    other.setLevel(ERROR)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             # The libraries' advice to their own developers: nothing that a user could act on.
-            for module in ("torch", "transformers", "bitsandbytes", "accelerate"):
+            for module in ("torch", "transformers", "bitsandbytes", "accelerate", "peft"):
                 warnings.filterwarnings("ignore", module=module)
             yield
     finally:
+        other.setLevel(others)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jeito.decode import noise
 from jeito.decode.local import LocalModel
 from jeito.decode.sampler import Sampler
+from jeito.engines.base import PLAIN, Tuning
 from jeito.types import Several, Trace, Value
 
 Row = NDArray[Any]
@@ -120,7 +121,10 @@ def parity(a: Side, b: Side) -> Parity:
         reply = _ids(left)
         at, same = _agreement(left, right)
         # One row for each token of the reply; the first follows the prompt.
-        rows = [model.read([*prompt, *reply], len(prompt)) for model in (a.model, b.model)]
+        rows = [
+            side.model.read([*prompt, *reply], len(prompt), side.model.tuning(trace.request))
+            for side, trace in ((a, left), (b, right))
+        ]
         samplers = [_sampler(side.model, trace, prompt) for side, trace in ((a, left), (b, right))]
         margins: tuple[float | None, float | None] = (None, None)
         for index, (mine, its) in enumerate(zip(*rows, strict=True)):
@@ -156,19 +160,31 @@ def parity(a: Side, b: Side) -> Parity:
     )
 
 
-def read_text(a: LocalModel, b: LocalModel, text: str | None) -> Reading:
+def read_text(
+    a: LocalModel, b: LocalModel, text: str | None, tunings: tuple[Tuning, Tuning] = (PLAIN, PLAIN)
+) -> Reading:
     """Perplexity of a text, its first token given; the beginning of Alice's Adventures in Wonderland if none is."""
+    one, other = _read(a, text, tunings[0]), _read(b, text, tunings[1])
+    return Reading(
+        tokens_a=one[0], perplexity_a=one[1], bits_per_byte_a=one[2],
+        tokens_b=other[0], perplexity_b=other[1], bits_per_byte_b=other[2],
+    )  # fmt: skip
+
+
+def perplexity(model: LocalModel, tuning: Tuning) -> float | None:
+    """Of the beginning of Alice's Adventures in Wonderland; none where a token of it has no chance at all."""
+    return _read(model, None, tuning)[1]
+
+
+def _read(model: LocalModel, text: str | None, tuning: Tuning) -> tuple[int, float | None, float | None]:
+    """Tokens, perplexity, bits per byte."""
     if text is None:
         text = resources.files("jeito.proof").joinpath("alice.txt").read_text(encoding="utf-8")
-    found: dict[str, Any] = {}
-    for side, model in (("a", a), ("b", b)):
-        tokens = model.tokens(text)[: model.card.context]
-        losses = [-_logs(row)[token] for row, token in zip(model.read(tokens[:-1], 1), tokens[1:], strict=True)]
-        size = len(model.text(tokens[1:]))
-        found[f"tokens_{side}"] = len(losses)
-        found[f"perplexity_{side}"] = _finite(np.exp(np.mean(losses)))
-        found[f"bits_per_byte_{side}"] = _finite(np.sum(losses) / math.log(2) / size)
-    return Reading(**found)
+    tokens = model.tokens(text)[: model.card.context]
+    rows = model.read(tokens[:-1], 1, tuning)
+    losses = [-_logs(row)[token] for row, token in zip(rows, tokens[1:], strict=True)]
+    bits = np.sum(losses) / math.log(2) / len(model.text(tokens[1:]))
+    return len(losses), _finite(np.exp(np.mean(losses))), _finite(bits)
 
 
 def _ids(trace: Trace) -> list[int]:

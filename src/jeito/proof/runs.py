@@ -82,11 +82,14 @@ def gather(
     ]
     found = [_held(log, plan) for plan in planned]
     of_work = dict(zip(works, found, strict=True))
+    # One pass has one set of adapters and vectors: those that have the same share it, one set after the other.
+    tunings = [(one.loaded.behaviour.adapter, one.loaded.behaviour.steering) for one in asked]
     waiting = [
         (work, place)
+        for tuning in dict.fromkeys(tunings)
         for place in range(len(asking.cases) * asking.repeats)
-        for work in works
-        if place not in of_work[work]
+        for work, own in zip(works, tunings, strict=True)
+        if own == tuning and place not in of_work[work]
     ]
     done, total = sum(map(len, found)), sum(map(len, found)) + len(waiting)
     with closing(stream(waiting, model)) as running:

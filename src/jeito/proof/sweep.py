@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 from jeito.behaviour.behaviour import Claim
 from jeito.behaviour.load import load
 from jeito.behaviour.read import scalar
+from jeito.decode.local import LocalModel
 from jeito.engines.base import Model
 from jeito.errors import InputError
 from jeito.proof import curves
@@ -26,14 +27,17 @@ from jeito.proof.measured import (
     of_planned,
     questions,
 )
+from jeito.proof.parity import perplexity
 from jeito.proof.plan import ALPHA
 from jeito.proof.runs import Asked, Asking, Replies, gather
 from jeito.proof.shares import ends
 from jeito.proof.stats import by_case
 from jeito.trace.log import Log
-from jeito.types import Sampling, Several, Value
+from jeito.types import Request, Sampling, Several, Value
 
 MOST_POINTS = 1000
+DAMAGE = "perplexity of a text"
+"""The curve beside the others where a model itself is changed."""
 
 
 class Axis(Value):
@@ -164,6 +168,8 @@ def sweep(
     checks = measure_checks(sides, asked, setting_of)
     found = [_curve(one, sides, points, alpha / len(checks), claimed) for one in checks]
     found += [_curve(one, sides, points, alpha, claimed) for one in measure_features(sides)]
+    if isinstance(model, LocalModel) and any(axis.knob.partition(".")[0] in ("adapter", "steering") for axis in axes):
+        found.append(_damage(model, sides, points))
     plan = sides[0].planned.plan
     return Sweep(
         behaviour=label,
@@ -193,6 +199,16 @@ def _curve(
         at_least=measure.claim.at_least if measure.claim in claimed and measure.claim else None,
         points=tuple(_point(at, values, groups, measure.kind, alpha / len(points)) for at, values in rows),
     )
+
+
+def _damage(model: LocalModel, sides: Sequence[Replies], points: Sequence[dict[str, JsonValue]]) -> Curve:
+    """What adapters and control vectors do to a text that has nothing to do with the behaviour: one, so no bands."""
+    found = []
+    for at, side in zip(points, sides, strict=True):
+        said = side.planned.behaviour
+        tuning = model.tuning(Request(messages=(), adapter=said.adapter, steering=said.steering))
+        found.append(Point(at=at, mean=perplexity(model, tuning), low=None, high=None, n=1, clusters=1, unmeasured=0))
+    return Curve(check=DAMAGE, kind="feature", at_least=None, points=tuple(found))
 
 
 def _point(

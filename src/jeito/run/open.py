@@ -117,6 +117,14 @@ def open_apart(text: str, **how: Any) -> Opened:
     return model
 
 
+def in_process(model: Opened) -> LocalModel:
+    """The model itself, for what looks into it; one behind a server is closed, and InputError raised."""
+    if not isinstance(model, LocalModel):
+        model.close()
+        raise InputError(f"{model.name!r} is a server, which shows nothing of its model's inside", hint="-m demo")
+    return model
+
+
 def _again(target: str) -> str:
     """How to get a model anew whose weights are broken."""
     if os.path.isfile(os.path.expanduser(target)):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jeito.behaviour.behaviour import Behaviour
 from jeito.behaviour.load import Loaded, load
 from jeito.behaviour.resolve import resolve
+from jeito.decode.local import LocalModel
 from jeito.engines.remote import Remote
 from jeito.errors import InputError, JeitoError, LogError, nearest
 from jeito.proof.status import Standing, proof_status
@@ -17,7 +18,7 @@ from jeito.run.open import Opened
 from jeito.serve.refusal import Refusal
 from jeito.serve.shelf import Shelf
 from jeito.trace.log import Log
-from jeito.types import Sourced, Trace
+from jeito.types import Request, Sourced, Trace
 
 _KEPT = "; it is served as it was"
 TOOLS = "tools: a server offers none of its own, only those that the request brings"
@@ -56,9 +57,20 @@ class Served(NamedTuple):
 
 
 def without_path(sourced: Sourced) -> Sourced:
-    """A value's source without the paths of this machine."""
-    name = sourced.file.replace("\\", "/").rpartition("/")[2] if sourced.file else None
-    return sourced.model_copy(update={"file": name})
+    """A value and its source without the paths of this machine."""
+    value = sourced.value
+    if isinstance(value, list):  # of adapters or control vectors, it may be
+        value = [
+            {key: _last(said) if key in ("path", "vector") else said for key, said in one.items()}
+            if isinstance(one, dict)
+            else one
+            for one in value
+        ]
+    return sourced.model_copy(update={"value": value, "file": _last(sourced.file) if sourced.file else None})
+
+
+def _last(path: object) -> str:
+    return str(path).replace("\\", "/").rpartition("/")[2]
 
 
 def _without_path(proof: Standing) -> dict[str, Any]:
@@ -173,6 +185,9 @@ def _served(id: str, model: Opened, loaded: Loaded, label: str, *, is_stale: boo
         loaded = loaded._replace(behaviour=loaded.behaviour.model_copy(update=none))
         lacking = (TOOLS,)
     resolve(loaded, defaults=model.defaults, abilities=model.abilities, context=model.context)
+    if isinstance(model, LocalModel):
+        # Adapters and control vectors are read now, and what does not fit is said to whoever serves it.
+        model.tuning(Request(messages=(), adapter=loaded.behaviour.adapter, steering=loaded.behaviour.steering))
     return Served(id, model, loaded, label, lacking, is_stale)
 
 

@@ -1,0 +1,1 @@
+"""Make the behaviour cheaper: adapters and control vectors."""
