@@ -17,7 +17,8 @@ from typing import Any
 
 Address = tuple[str, int]
 Body = dict[str, Any]
-CLIENTS, WARM_UP = 32, 200
+CLIENTS, WARM_UP, TRIES = 32, 200, 30
+QUARTERS = 4
 ASKS = [
     {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": most, "seed": seed}
     for model, text, most, seed in (
@@ -71,7 +72,13 @@ class Soak:
 
     def _asks(self, chance: float) -> str:
         which = int(chance * 1e6) % len(ASKS)
-        answer = self._answer(ASKS[which], streams=chance < 0.5)
+        for _ in range(TRIES):
+            answer = self._answer(ASKS[which], streams=chance < 0.5)
+            if answer != 429:
+                break
+            with self._lock:
+                self.counts["asks: 429, asked again"] += 1
+            time.sleep(1 + chance)  # a server that is full says 1, and not all should come at once
         if isinstance(answer, int):
             return f"asks: {answer}"
         if answer != self.expected[which]:
@@ -146,7 +153,10 @@ def soak(address: Address, process: int, requests: int, seed: int = 7) -> dict[s
     made = Soak(address, seed)
     made.all(WARM_UP)
     before = _resident(process)
-    made.all(requests - WARM_UP)
+    resident = [before]
+    for _ in range(QUARTERS):
+        made.all((requests - WARM_UP) // QUARTERS)
+        resident.append(_resident(process))
     busy = _settled(made)
     after = _resident(process)
     unanswered = sum(count for what, count in made.counts.items() if "unanswered" in what or ": 500" in what)
@@ -154,7 +164,8 @@ def soak(address: Address, process: int, requests: int, seed: int = 7) -> dict[s
         "requests": requests, "seconds": round(time.monotonic() - begun, 1),
         "counts": dict(sorted(made.counts.items())),
         "wrong": len(made.wrong), "wrong_answers": made.wrong[:5], "unanswered": unanswered, "leaked_slots": busy,
-        "resident_growth": round(after / before - 1, 4), "resident_mb": round(after / 1e6, 1),
+        "resident_growth": round(after / before - 1, 4),
+        "resident_mb": [round(one / 1e6, 1) for one in [*resident, after]],
     }  # fmt: skip
 
 
