@@ -64,7 +64,7 @@ demo: $(VENV)/.base
 	@$(BIN)/jeito demo
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check .
