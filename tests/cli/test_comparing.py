@@ -100,6 +100,10 @@ def test_a_side_whose_runs_all_fail_makes_the_work_fail(jeito: Jeito, cases: Pat
     assert "40 runs failed" in done.err
 
 
+def test_a_sweep_whose_runs_all_fail_makes_the_work_fail(jeito: Jeito, cases: Path) -> None:
+    assert jeito("sweep", "-m", "toy", "--cases", cases, "--context", 5, "--over", "top_k=1,2").code == 70
+
+
 def test_a_sweep_is_its_values_and_one_after_the_other_are_several(jeito: Jeito, cases: Path) -> None:
     one = ("sweep", "-m", "toy", "--cases", cases, "--seed", 1, "--over", "max_new_tokens=4,9")
     found = json.loads(jeito(*one, "--json").out)

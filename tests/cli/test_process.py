@@ -49,6 +49,13 @@ def test_a_reader_that_goes_away_ends_a_reply_without_a_traceback(replying: Any)
     assert [one.finish for one in Log().recent()] == ["cancelled"]
 
 
+def test_what_nobody_foresaw_is_70_and_says_of_no_claim_that_it_fails(begin: Begin) -> None:
+    code = "from jeito.cli import main; main.app.command('divide')(lambda: 1 / 0); main.main()"
+    process = begin("divide", command=(sys.executable, "-c", code))
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, b"ZeroDivisionError" in said) == (70, True)
+
+
 def test_a_process_killed_in_mid_reply_loses_that_reply_alone(jeito: Jeito, replying: Any) -> None:
     before = json.loads(jeito("ask", "before", "-m", "toy", "--json").out)
     replying.kill()

@@ -128,6 +128,41 @@ def test_a_proof_is_stale_when_what_it_is_of_has_changed(jeito: Jeito, cases: Pa
     assert standing() == ("proved", "")
 
 
+def test_a_proof_is_stale_when_the_file_of_a_check_has_changed_until_it_is_judged_again(
+    jeito: Jeito, cases: Path, tmp_path: Path
+) -> None:
+    def standing() -> tuple[str, str]:
+        (one,) = json.loads(jeito("proofs", "--json").out)["proofs"]
+        return one["status"], one["why"]
+
+    code = tmp_path / "own.py"
+    code.write_text("def brief(trace):\n    return len(trace.answer) < 99\n")
+    done = jeito("prove", "plain", "-m", "toy", "--cases", cases, "--check", f"'{code}:brief'", "--at-least", 0.5,
+                 "--json")  # fmt: skip
+    assert standing() == ("proved", "")
+    code.write_text("def brief(trace):\n    return len(trace.answer) < 90\n")
+    assert standing() == ("stale", "the file of a check")
+    assert jeito("judge", json.loads(done.out)["id"]).code == 0
+    assert standing() == ("proved", "")
+
+
+@pytest.mark.parametrize("option", ["--report", "--junit"])
+def test_a_page_that_could_not_be_written_is_refused_before_anything_runs(
+    jeito: Jeito, cases: Path, tmp_path: Path, option: str
+) -> None:
+    for place in (tmp_path / "nowhere" / "found", tmp_path):
+        done = jeito("prove", "plain", "-m", "toy", "--cases", cases, *WORDS, option, place)
+        assert (done.code, "folder" in done.err) == (64, True)
+    assert json.loads(jeito("log", "--json").out) == {"runs": []}
+
+
+@pytest.mark.parametrize("alpha", ["0", "1", "-0.1"])
+@pytest.mark.parametrize("command", [("prove", "plain"), ("compare",), ("sweep", "--over", "top_k=1,2"), ("bench",)])
+def test_an_error_rate_that_is_none_is_wrong_usage(jeito: Jeito, command: tuple[str, ...], alpha: str) -> None:
+    done = jeito(*command, "-m", "toy", "--alpha", alpha)
+    assert (done.code, "--alpha" in done.err) == (64, True)
+
+
 def test_a_plan_runs_elsewhere_and_comes_back(jeito: Jeito, cases: Path, tmp_path: Path) -> None:
     out, back = tmp_path / "out.jsonl", tmp_path / "back.jsonl"
     written = jeito("prove", "technical", "-m", "org/big", "--cases", cases, "--check", "answer", "--at-least", 0.5,

@@ -62,7 +62,11 @@ def test_a_model_that_does_not_load_and_one_whose_process_dies_are_contenders_to
     checks = tmp_path / "deadly.py"
     checks.write_text("import os\n\ndef die(trace):\n    os._exit(3)\n")
     behaviour.write_text(f"checks:\n- {{'{checks}:die': true, at_least: 0.5}}\n")
-    lost, dead = bench(["nowhere.gguf", "toy"], task(behaviour, 2), quiet)
+    wrong = task(behaviour, 2)
+    lost, dead = bench(["nowhere.gguf", "toy"], wrong, quiet)
+    checks.unlink()
+    (broken,) = bench(["toy"], wrong, quiet)
+    assert "there is no file" in str(broken.contender.error)
     assert "nowhere.gguf" in str(lost.contender.error)
     assert dead.contender.error == "its process died"
     assert (lost.contender.quality, dead.contender.cells) == (None, ())

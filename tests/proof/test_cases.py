@@ -128,6 +128,20 @@ BAD = {
         "the text 'yes' does not name 'no'",
         "leave one",
     ),
+    "a text with another number": (
+        "a.yaml",
+        "- prompt: x\n  expect: {text: It is 4., number: 3}\n",
+        "2:3",
+        "does not name '3'",
+        "leave one",
+    ),
+    "checks that no reply meets": (
+        "a.yaml",
+        "- prompt: x\n  expect: {checks: [{words: {max: 3}}, {words: {min: 9}}]}\n",
+        "2:3",
+        "no reply meets both words and words: at least 9 and at most 3",
+        "remove one",
+    ),
     "a text with what is banned": (
         "a.yaml",
         "- prompt: x\n  expect: {text: 'yes!', absent: ['!']}\n",

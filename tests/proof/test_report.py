@@ -137,6 +137,25 @@ def test_the_sentence_comes_first_and_says_how_many_claims_hold(judged: Judge, l
     assert "--check &#39;{&#34;words&#34;: {&#34;max&#34;: 3}}&#39; --at-least 0.5" in text
 
 
+def test_the_sentence_of_a_cause_says_passes_of_checks_alone_and_the_command_says_what_was_claimed(
+    comparison: Comparison,
+) -> None:
+    assert comparison.cause is not None
+    (pair,) = [pair for pair in comparison.cause.parts[0].pairs if pair.kind == "check"]
+    for kind, check, said in (
+        ("check", "correct", "passes correct less often"),
+        ("feature", "words", "has less words"),
+    ):
+        own = pair.model_copy(update={"kind": kind, "check": check, "difference": 0.5})
+        part = comparison.cause.parts[0].model_copy(update={"pairs": (own,)})
+        cause = comparison.cause.model_copy(update={"parts": (part,), "named": {check: (part.name,)}})
+        page = comparison_page(comparison.model_copy(update={"cause": cause}))
+        assert page.sentence == f"{part.name} is why technical {said}"
+    right = comparison.pairs[0].model_copy(update={"check": "correct", "at_least": 0.1})
+    text = render(comparison_page(comparison.model_copy(update={"pairs": (right,)})))
+    assert "--check correct --at-least 0.1" in text
+
+
 def test_a_page_shows_the_replies_that_did_not_pass_and_why(judged: Judge, log: Log) -> None:
     text = Found(render(proof_page(judged, traces_of(judged, log)))).text
     assert "1 of 20 replies failed a claim; these 1 failed the most." in text

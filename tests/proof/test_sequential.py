@@ -76,6 +76,9 @@ def test_an_interval_only_ever_narrows_and_outlives_values_in_no_random_order() 
     first = always(values[:60], values[:60])
     last = always(values, values)
     assert first.low <= last.low <= last.high <= first.high
+    # A source that changes early in a long plan.
+    changed = np.concatenate([np.ones(60), np.zeros(1500)])
+    assert always(changed, changed) == pytest.approx(last, abs=0.01)
 
 
 def test_a_coin_of_numbers_is_bet_on_from_the_third() -> None:

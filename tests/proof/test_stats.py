@@ -46,7 +46,11 @@ def test_certainty_can_be_refuted_and_not_shown_but_by_replies_that_are_certain(
         assert decide([True] * 200, runs([1] * 200), 1.0, sequential=sequential).decision == "undecided"
         assert decide([True] * 199 + [False], runs([1] * 200), 1.0, sequential=sequential).decision == "fails"
     assert at_best(10, 10, 1.0, meaning="these replies").can_hold
-    assert decide([True] * 10, runs([1] * 10), 1.0, meaning="these replies", planned=10).decision == "holds"
+    for sequential in (True, False):
+        certain = decide(
+            [True] * 10, runs([1] * 10), 1.0, meaning="these replies", planned=10, sequential=sequential
+        )  # fmt: skip
+        assert (certain.decision, certain.low, certain.high) == ("holds", 1, 1)
 
 
 def test_the_counts_say_what_was_run() -> None:
@@ -59,6 +63,7 @@ def test_what_could_not_be_measured_is_never_a_pass_nor_a_failure() -> None:
     nothing = decide([None] * 100, runs([1] * 100), 0.9)
     assert (nothing.decision, nothing.rate, nothing.low, nothing.high, nothing.more) == ("undecided", None, 0, 1, None)
     assert "not be measured" in nothing.why
+    assert "not be measured" in decide([True, None], ["a", "b"], 0.5).why, "the least that it may be is just enough"
     for sequential in (True, False):
         passing = decide([True] * 90 + [None] * 20, runs([1] * 110), 0.9, sequential=sequential)
         failing = decide([False] * 5 + [None] * 20, runs([1] * 25), 0.5, sequential=sequential)

@@ -130,6 +130,16 @@ def test_a_point_where_nothing_can_be_measured_knows_nothing(babbler: LocalModel
     assert found.low < 0.1 < 0.9 < found.high
 
 
+def test_a_plateau_is_not_where_most_could_not_be_measured(babbler: LocalModel, log: Log, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def odd(trace):\n    return True if len(trace.answer) % 2 else None, 'even'\n")
+    claim = Claim(name=f"{file}:odd", value=True, at_least=0.9)
+    found = swept(babbler, log, "max_new_tokens=30,60", claims=[claim])
+    points = curve(found, f"{file}:odd").points
+    assert all(point.mean == 1 and 0 < point.unmeasured < point.n for point in points)
+    assert found.plateau is None
+
+
 def test_a_grid_has_every_value_with_every_other(babbler: LocalModel, log: Log) -> None:
     found = swept(babbler, log, "max_new_tokens=4,60", "temperature=0.5,1.0", claims=[short(0.5)], count=12)
     points = [tuple(point.at.values()) for point in found.curves[0].points]

@@ -1,6 +1,7 @@
 """Behaviours with adapters behind one server: one base in memory, and each reply under its own."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,4 +53,12 @@ def test_a_request_chooses_its_adapter_and_the_base_is_loaded_once(serve: Serve,
     assert len({found["choices"][0]["message"]["content"] for found in replies}) == 3
     assert ask("lost").status_code == 404
     assert "there is no adapter" in " ".join(serving.server.catalogue.left_out)
+    shutil.rmtree(tmp_path / "a")
+    later = ask("one").json()
+    assert later["choices"][0]["message"] == replies[1]["choices"][0]["message"], "it is in memory still"
+    serving.server.catalogue._shelf._looked = 0.0
+    (listed,) = (one for one in serving.http.get("/v1/models").json()["data"] if one["id"] == "tiny:one")
+    assert listed["jeito"]["stale"]
+    assert "tiny:one: there is no adapter" in " ".join(serving.server.catalogue.left_out)
+    assert ask("one").json()["choices"][0]["message"] == later["choices"][0]["message"]
     model.close()

@@ -16,7 +16,7 @@ from jeito.errors import InputError
 from jeito.proof.cases import load_cases
 from jeito.proof.measured import of_planned
 from jeito.proof.runs import Asked, Asking
-from jeito.proof.values import Case
+from jeito.proof.values import Case, Expected
 from jeito.trace.log import Log
 from jeito.tune import data
 from jeito.tune.data import Example
@@ -130,6 +130,27 @@ def test_without_anything_to_check_no_reply_is_better_than_another(home: Path, t
         collected(load("plain"), home, toy)
 
 
+def test_a_case_that_expects_nothing_is_judged_by_the_behaviours_checks(
+    behaviour: Loaded, home: Path, toy: LocalModel
+) -> None:
+    wrong = Case(name="other", prompt="yes or no?", expect=Expected(text="no"))
+    asking = Asking((*CASES, wrong), "thirteen", 1, 0)
+    found = collect(
+        Asked("again", "again", behaviour), asking, [toy], Log(home / "log.db"), bake=True, share=0.25,
+        setting_of=of_planned,
+    )  # fmt: skip
+    assert found.card.passed == 8
+    assert "other" in found.card.without
+    assert "correct: not measured" not in found.card.refused
+
+
+def test_calls_that_differ_by_their_ids_are_the_same() -> None:
+    ask = Message(role="user", content="What is the time?")
+    calls = [ToolCall(id=id, name=name, arguments={}) for id, name in (("1", "time"), ("2", "time"), ("3", "date"))]
+    examples = [Example(messages=(ask, Message(role="assistant", content="", calls=(call,)))) for call in calls]
+    assert [example.messages[1].calls[0].id for example in data.distinct(examples)] == ["1", "3"]
+
+
 def test_what_was_written_is_read_again(behaviour: Loaded, home: Path, toy: LocalModel, tmp_path: Path) -> None:
     found = collected(behaviour, home, toy)
     save(tmp_path / "pairs", found)
@@ -137,6 +158,15 @@ def test_what_was_written_is_read_again(behaviour: Loaded, home: Path, toy: Loca
     assert load_cases(str(tmp_path / "pairs" / data.CASES)) == found.cases
     card = json.loads((tmp_path / "pairs" / data.CARD).read_text())
     assert card["digest"] == found.card.digest
+
+
+def test_pairs_of_which_nothing_is_held_out_are_read_again(
+    behaviour: Loaded, home: Path, toy: LocalModel, tmp_path: Path
+) -> None:
+    found = collected(behaviour, home, toy, share=0)
+    save(tmp_path / "pairs", found)
+    assert (tmp_path / "pairs" / data.HELD_OUT).read_text() == ""
+    assert data.read(tmp_path / "pairs", share=0.5, seed=1) == found.split
 
 
 def test_calls_are_written_as_others_read_them(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ TEXTS = [
     Text(tuple((7 * at + number) % 90 for at in range(8 + number)), (False,) * 4 + (True,) * (4 + number))
     for number in range(10)
 ]
+PROMPTS = Path(__file__).parents[2] / "recipes" / "numbered" / "cases.jsonl"
 SETTINGS = Settings(rank=4, rate=1e-2, epochs=3, batch=4, length=64, every=2, dropout=0.1, patience=100)
 
 
@@ -199,12 +200,27 @@ def test_a_loss_that_is_no_number_stops_it_and_what_was_good_is_kept(tmp_path: P
     found = training(tmp_path / "file", settings, held_out=()).run()
     assert found.finish == "nan"
     assert 0 < found.state.step < 6
+    model = tiny()
+    good = training(tmp_path / "good", model=model)
+    good.begin()
+    for weight, kept_one in zip(good._weights.values(), found.weights.values(), strict=True):
+        with torch.no_grad():
+            weight.copy_(kept_one)
+    assert torch.tensor(good._held_out()).isfinite(), "not those that the loss was no number with"
     broken = tiny()
     broken.model.norm.weight[0] = float("nan")
     with pytest.raises(EngineError, match="no number at the first step") as refused:
         training(tmp_path / "other", model=broken).run()
     assert "--rate" in refused.value.hint
     assert not (tmp_path / "other").exists()
+
+
+def test_a_held_out_loss_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    model = tiny()
+    model.model.embed_tokens.weight[95] = float("nan")
+    found = training(tmp_path / "file", held_out=[*TEXTS[:2], Text((1, 2, 95, 3), (True,) * 4)], model=model).run()
+    assert (found.finish, found.state.step, found.state.best_loss) == ("nan", 1, None)
+    assert not (tmp_path / "file").exists()
 
 
 def test_targets_that_the_model_lacks_are_named_with_those_it_has() -> None:
@@ -333,6 +349,9 @@ def test_the_command_makes_an_adapter_that_says_how_it_was_made_and_what_it_chan
         (["-m", "demo@llamacpp"], "cannot be trained", "-m demo"),
         (["--cases", "none.jsonl"], "there is no file 'none.jsonl'", "a family"),
         (["--report", "page.html"], "nothing to compare on", "--cases"),
+        (["--cases", str(PROMPTS)], "'plain' has no checks, and the cases expect nothing", "--no-prove"),
+        (["--rate", "-1"], "--rate -1.0: input should be greater than 0", "without --rate"),
+        (["--warm-up", "1"], "--warm-up 1.0: input should be less than 1", "without --warm-up"),
         (["--precision", "fp31"], "'fp31' is no precision", "fp32"),
     ],
 )  # fmt: skip
@@ -365,6 +384,11 @@ def test_a_killed_command_goes_on_to_the_same_adapter(base: Path, chat: Path, ho
     curves = [json.loads((path / "jeito.json").read_text())["training"]["curve"] for path in (one, other)]
     assert curves[0] == curves[1]
     assert not (home / "tuning" / "killed.safetensors").exists()
+    code, _, err = jeito(*words, "--name", "whole")
+    assert code == 0
+    assert "was made of just this before" in err
+    assert "step 3 " not in err, "killed while it compared, it goes on with that"
+    assert jeito(*words[:-2], "--name", "whole")[0] == 64, "another patience may be another adapter"
 
 
 def test_a_verdict_is_an_interval_on_one_side_of_zero() -> None:

@@ -165,6 +165,9 @@ def test_a_vector_is_kept_under_its_name_and_found_by_it(
     assert "-m demo@transformers" in err
     code, _, err = jeito("steer", "make", "../x", "--positive", "a", "--negative", "b")
     assert code == 64
+    code, _, err = jeito("steer", "make", "polite", "--positive", "formal.text", "--negative", "b")
+    assert code == 64
+    assert "there is no file 'formal.text'" in err, "not a text of one word"
 
 
 def test_what_is_no_contrast_is_refused(engine: TransformersEngine) -> None:

@@ -35,7 +35,7 @@ def bench(
     ] = TOKENS,
     sets: options.Set = [],  # noqa: B006
     seed: options.Seed = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="How often an interval may miss.")] = 0.05,
+    alpha: Annotated[float, typer.Option("--alpha", min=1e-6, max=0.4, help="How often an interval may miss.")] = 0.05,
     read: Annotated[
         list[Path],
         typer.Option("--read", metavar="PATH", help="Other programs' results, shown beside: file or folder."),

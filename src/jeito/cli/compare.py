@@ -50,7 +50,9 @@ def compare(
         Literal["case", "run"],
         typer.Option("--unit", help="case: differences on cases like these; run: on these very cases."),
     ] = "case",
-    alpha: Annotated[float, typer.Option("--alpha", help="How often an interval may miss, all together.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=1e-6, max=0.4, help="How often an interval may miss, all together.")
+    ] = 0.05,
     cause: Annotated[
         bool,
         typer.Option("--cause", help="Switch each line and knob alone: which makes the difference? One -b: to plain."),

@@ -218,18 +218,7 @@ def _show(found: "Comparison") -> None:
 
 
 def _table(title: str, pairs: "Sequence[Pair]") -> None:
-    columns = (
-        "sides",
-        "of",
-        "first",
-        "second",
-        "difference",
-        "interval",
-        "pairs",
-        "cases",
-        "p (Holm)",
-        "variance ratio",
-    )
+    columns = "sides", "of", "first", "second", "difference", "interval", "pairs", "cases", "p (Holm)", "variance ratio"
     rows = [
         (f"{pair.a} → {pair.b}", pair.check, _number(pair.a_mean), _number(pair.b_mean), _signed(pair.difference),
          pair.why if pair.low is None else f"{_signed(pair.low)} to {_signed(pair.high)}", pair.n, pair.clusters,

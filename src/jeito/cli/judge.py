@@ -31,7 +31,7 @@ def judge(
     from jeito.proof.judge import refuse_stale
     from jeito.trace.log import Log
 
-    verdict.refuse_report(report)
+    verdict.refuse_report(report, junit)
     log = Log()
     planned = _find(log, name)
     claims = verdict.claims_of(checks, at_least)

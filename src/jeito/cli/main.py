@@ -2,6 +2,7 @@
 
 import io
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -126,6 +127,9 @@ def _run() -> int:
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
         return INTERRUPTED
+    except Exception:  # The edge: Python's own 1 would say that a claim fails.
+        traceback.print_exc()
+        return FAILED
     except SystemExit:
         # Typer's answer to a closed pipe: whoever read us has gone. Its 1 would say that a claim fails.
         return FAILED

@@ -39,7 +39,9 @@ def prove(
         Literal["case", "run"],
         typer.Option("--unit", help="case: claims speak of cases like these; run: of these very cases."),
     ] = "case",
-    alpha: Annotated[float, typer.Option("--alpha", help="How often a decision may be wrong, all together.")] = 0.05,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=1e-6, max=0.4, help="How often a decision may be wrong, all together.")
+    ] = 0.05,
     early: Annotated[bool, typer.Option("--early/--no-early", help="Stop where every claim is decided.")] = True,
     exact: Annotated[
         bool | None,
@@ -71,7 +73,7 @@ def prove(
     from jeito.run.open import open_model
     from jeito.trace.log import Log
 
-    verdict.refuse_report(report)
+    verdict.refuse_report(report, junit)
     log, claims = Log(), verdict.claims_of(checks, at_least)
     if batch_in is not None:
         taken = read_batch(log, batch_in)

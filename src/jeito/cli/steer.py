@@ -94,7 +94,12 @@ def _texts(given: list[str]) -> list[str]:
     found: list[str] = []
     for one in given:
         is_file = len(one) < 4096 and Path(one).is_file()
-        lines = Path(one).read_text(encoding="utf-8").splitlines() if is_file else [one]
+        if not is_file and re.fullmatch(r"\S+\.\w+", one):
+            raise InputError(f"there is no file {one!r}", hint="a text has more than one word")
+        try:
+            lines = Path(one).read_text(encoding="utf-8").splitlines() if is_file else [one]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{one!r} cannot be read as text: {error}", hint="UTF-8, one text a line") from error
         found += [line.strip() for line in lines if line.strip()]
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jeito.cli import options, progress, show, verdict
-from jeito.errors import OK, InputError
+from jeito.errors import FAILED, OK, InputError
 
 if TYPE_CHECKING:
     from jeito.engines.base import Loading
@@ -42,7 +42,7 @@ def sweep(
     sets: options.Set = [],  # noqa: B006
     seed: options.Seed = None,
     alpha: Annotated[
-        float, typer.Option("--alpha", help="How often a band may miss, all of its points together.")
+        float, typer.Option("--alpha", min=1e-6, max=0.4, help="How often a band may miss, all of its points together.")
     ] = 0.05,
     exact: Annotated[
         bool | None,
@@ -98,7 +98,8 @@ def sweep(
         for one in made:
             _show(one)
     verdict.write_report(report, Sweeps(sweeps=tuple(made)))
-    return OK
+    points = [point for one in made for curve in one.curves for point in curve.points]
+    return FAILED if all(point.mean is None for point in points) else OK
 
 
 def _label(behaviour: str, sets: Sequence[str], axes: "Sequence[Axis]", tokens: int) -> str:

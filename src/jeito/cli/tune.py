@@ -50,7 +50,7 @@ def tune(
         bool | None, typer.Option("--checkpointing", help="Compute layers twice: slower, and less memory.")
     ] = None,
     share: Annotated[float, typer.Option("--held-out", min=0.0, max=0.9, help="Of a chat JSONL's cases.")] = 0.25,
-    restart: Annotated[bool, typer.Option("--restart", help="Not from the last checkpoint.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Anew, not from the last checkpoint.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="In place of an adapter of this name.")] = False,
     prove: Annotated[
         bool, typer.Option("--prove/--no-prove", help="Compare before and after, where there are cases.")
@@ -85,6 +85,11 @@ def tune(
     # What cannot be compared is refused before an hour of training.
     asked = load_cases(cases) if cases and prove else ()
     effects = [(other, load(other), load_cases(other_cases)) for other in others] if asked else []
+    if asked and not (loaded.behaviour.checks or any(case.expect.kinds for case in asked)):
+        raise InputError(
+            f"{behaviour!r} has no checks, and the cases expect nothing: nothing tells before from after",
+            hint="--no-prove, or checks: […] in the behaviour",
+        )
     if report is not None and not asked:
         raise InputError("there is nothing to compare on, so no page of it", hint="--cases FILE.jsonl")
     name = name or Path(behaviour.split("+")[0]).stem
@@ -115,7 +120,7 @@ def tune(
         )  # fmt: skip
     if json:
         show.emit({"adapter": str(made.path), "card": made.card, "proof": found})
-    return FAILED if made.trained.finish == "nan" else OK
+    return FAILED if made.card.training["finish"] == "nan" else OK
 
 
 def _weigh(
@@ -192,12 +197,14 @@ def curve(losses: list[float]) -> str:
 
 
 def _tell(made: "Made") -> None:
-    state, facts = made.trained.state, made.card.training
+    facts = made.card.training
     how = {
         "done": "all steps",
         "early": "stopped: the held-out loss fell no more",
         "nan": "stopped: the loss was no number any more; what was good before is kept",
-    }[made.trained.finish]
-    lowest = f", held-out loss {state.best_loss:.3f} at step {state.best}" if state.best_loss is not None else ""
-    show.say(f"{state.step} steps in {facts['seconds']} s ({how}){lowest}")
-    show.say(f"{made.path} is written; use it: adapter: [{{path: {made.path.name}}}] in a behaviour")
+    }[str(facts["finish"])]
+    loss = facts["held_out_loss"]
+    lowest = f", held-out loss {loss:.3f} at step {facts['best_step']}" if loss is not None else ""
+    show.say(f"{facts['steps']} steps in {facts['seconds']} s ({how}){lowest}")
+    is_there = "is written" if made.is_new else "was made of just this before (--restart --replace makes it anew)"
+    show.say(f"{made.path} {is_there}; use it: adapter: [{{path: {made.path.name}}}] in a behaviour")

@@ -79,10 +79,13 @@ def refuse_unknown(claims: "Sequence[Claim]") -> None:
         bind(claim)
 
 
-def refuse_report(file: Path | None) -> None:
+def refuse_report(*files: Path | None) -> None:
     """Before anything runs: raise InputError where a page could not be written."""
-    if file is not None and not file.parent.is_dir():
-        raise InputError(f"there is no folder {str(file.parent)!r} to write into", hint=f"--report {file.name}")
+    for file in filter(None, files):
+        if not file.parent.is_dir():
+            raise InputError(f"there is no folder {str(file.parent)!r} to write into", hint=f"mkdir {file.parent}")
+        if file.is_dir():
+            raise InputError(f"{str(file)!r} is a folder, not a file to write", hint=f"{file / 'found.html'}")
 
 
 def write_report(file: Path | None, result: "Result", traces: "Sequence[Trace]" = ()) -> None:

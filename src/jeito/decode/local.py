@@ -20,7 +20,7 @@ from jeito.decode.prompts import Prompt, Prompts
 from jeito.decode.template import Template
 from jeito.engines.base import PLAIN, SAMPLING_KNOBS, Card, Engine, Row, Shape, Tuning
 from jeito.engines.meter import taken
-from jeito.errors import MemoryFull
+from jeito.errors import MemoryFull, ModelError
 from jeito.types import End, Event, Exact, Request, Sourced, Start
 
 T = TypeVar("T")
@@ -62,6 +62,8 @@ class LocalModel:
         self._fingerprint: str | None = None
         self._tested: dict[str, tuple[Shape | None, str]] = {}
         """By the ways of a tuning."""
+        self._ready: dict[tuple[object, object], Tuning] = {}
+        """By the adapters and vectors of a request."""
 
     @property
     def card(self) -> Card:
@@ -115,7 +117,7 @@ class LocalModel:
         Before the first event raises ContextError, and InputError or UnsupportedError for a contract that cannot be.
         """
         self._prompts.refuse(request)
-        tuning, prompt = self.tuning(request), self._prompts.of(request)
+        tuning, prompt = self._tuned(request), self._prompts.of(request)
         start = self._start(request, prompt, tuning)
         shape = self._exactness(tuning)[0] if start.exact.held else None
         rules = self._prompts.rules(request, prompt.text)
@@ -152,7 +154,7 @@ class LocalModel:
         """What a reply would begin with; nothing is generated. Raises what `stream` raises before its first event."""
         prompt = self._prompts.of(request)
         self._prompts.rules(request, prompt.text)
-        return self._start(request, prompt, self.tuning(request))
+        return self._start(request, prompt, self._tuned(request))
 
     def written(self, ids: Tokens[int]) -> str:
         """The text whose tokens these are, as a raw prompt; raises InputError where no text has them."""
@@ -163,7 +165,18 @@ class LocalModel:
         if not (request.adapter or request.steering):
             return PLAIN
         with self._cranking():
-            return self._engine.tune(request.adapter, request.steering)
+            found = self._engine.tune(request.adapter, request.steering)
+        self._ready[request.adapter, request.steering] = found
+        return found
+
+    def _tuned(self, request: Request) -> Tuning:
+        """The same; where its files are lost or broken by now, what was made of them before is in memory still."""
+        try:
+            return self.tuning(request)
+        except (ModelError, OSError):
+            if (request.adapter, request.steering) in self._ready:
+                return self._ready[request.adapter, request.steering]
+            raise
 
     def read(self, tokens: Tokens[int], start: int, tuning: Tuning = PLAIN) -> Iterator[NDArray[np.float32]]:
         """The logits [vocabulary] that follow the first `start` tokens, the first `start` + 1, … and all of them.

@@ -51,6 +51,7 @@ class AdapterCard(Value):
     made: str = Field(description="UTC, ISO 8601")
     base: str = Field(description="the model's reference, as it was typed")
     base_digest: str | None = Field(default=None, description="of the base's weight files")
+    base_sum: float | None = Field(default=None, description="of the sizes of its norms and biases: a GGUF's are alike")
     behaviour: str | None = None
     behaviour_fingerprint: str | None = None
     training: dict[str, JsonValue] = Field(default_factory=dict)

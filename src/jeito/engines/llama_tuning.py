@@ -6,6 +6,7 @@ Knows nothing of contexts, slots or who asks.
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from jeito.engines.adapters import (
     Array,
+    Outline,
     Pair,
     adapter_digest,
     applied,
@@ -83,7 +85,9 @@ class LlamaTuner:
             digest, file = file_digest(path), path
             form = form_of(_check_gguf(path, self.base, self._path.name))
         else:
-            form = form_of(outline_of(path).ranks.items())
+            outline = outline_of(path)
+            _check_base(outline, self.base.architecture, self._path)
+            form = form_of(outline.ranks.items())
             digest = adapter_digest(path)
             file = self._converted(path, digest)
         if digest not in self._loras:
@@ -166,6 +170,32 @@ def gguf_pairs(path: Path, base: Base, model: str) -> dict[str, Pair]:
     }
     check_fit(outline, shapes, model, pairs)
     return {named[module]: _reordered(pair, named[module], base) for module, pair in pairs.items()}
+
+
+@cache
+def list_sum(path: Path) -> float:
+    """The sum of the sizes of norms and biases, which a GGUF of any precision has as they were."""
+    total = 0.0
+    for part in parts_of(path):
+        with part.open("rb") as file:
+            for tensor in read_file_header(part).tensors:
+                if tensor.type == "F32" and len(tensor.shape) == 1 and not tensor.name.startswith("rope"):
+                    file.seek(tensor.offset)
+                    total += float(np.abs(np.frombuffer(file.read(tensor.bytes), np.float32)).sum(dtype=np.float64))
+    return total
+
+
+def _check_base(outline: Outline, architecture: str, path: Path) -> None:
+    card = outline.card
+    # gemma's norms are 1 more in a GGUF; of some stablelm they are joined to a matrix.
+    if card is None or not card.base_sum or architecture.startswith(("gemma", "stablelm")):
+        return
+    if abs(list_sum(path) - card.base_sum) > 1e-6 * card.base_sum:
+        raise ModelError(
+            f"the adapter {outline.path.name!r} was made on {card.base!r}, and {path.name!r} has other weights: its "
+            f"norms come to {list_sum(path):.7g}, not {card.base_sum:.7g}",
+            hint="-m a GGUF of that model",
+        )
 
 
 def names_of(modules: Sequence[str], base: Base) -> dict[str, str]:

@@ -136,6 +136,8 @@ def bench(models: Sequence[str], task: Task, notify: Callable[[str], None]) -> l
                 found.append(process.submit(run_model, reference, task, notify).result())
             except BrokenProcessPool:
                 found.append(Benched(_unmeasured(reference, "its process died"), ()))
+            except Exception as error:  # The edge: whatever broke there, the other models are still to be asked.
+                found.append(Benched(_unmeasured(reference, f"{type(error).__name__}: {error}"), ()))
     return found
 
 

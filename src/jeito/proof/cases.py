@@ -6,6 +6,7 @@ number. Knows nothing of models.
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ from pydantic import JsonValue, ValidationError
 from jeito.behaviour.read import Node, Place, read
 from jeito.errors import InputError, nearest
 from jeito.proof import families
-from jeito.proof.checks import bind_value
+from jeito.proof.checks import against, bind_value
+from jeito.proof.checks_answer import is_near
 from jeito.proof.measures import pattern_of, plain
+from jeito.proof.numbers import final
 from jeito.proof.values import Case, Expected, ExpectedCall, Label
 from jeito.types import Message, ToolCall, Value
 
@@ -152,9 +155,10 @@ def _at(one: _Written, loc: Sequence[int | str]) -> Place:
 def refuse_contradictions(case: Case) -> None:
     """Raises InputError for expectations that no reply meets, and for checks of its own that make no sense."""
     expect = case.expect
-    for check in expect.checks:
-        for name, value in check.items():
-            bind_value(name, value)
+    own = [bind_value(name, value) for check in expect.checks for name, value in check.items()]
+    for one, other in combinations(own, 2):
+        if why := against(one, other):
+            raise InputError(f"no reply meets both {one.check.name} and {other.check.name}: {why}", hint="remove one")
     for name in ("regex", "json_schema"):
         if (value := getattr(expect, name)) is not None:
             bind_value({"regex": "matches"}.get(name, name), {{"json_schema": "schema"}.get(name, name): value})
@@ -182,6 +186,9 @@ def _refuse_unlike_text(expect: Expected) -> None:
     text = plain(expect.text or "")
     missing = [fact for fact in expect.contains if not pattern_of(fact).search(text)]
     there = [word for word in expect.absent if pattern_of(word).search(text)]
+    number = final(expect.text or "", expect.unit, expect.language)
+    if expect.number is not None and not (number and is_near(number, expect.number, expect.tolerance)):
+        missing.append(f"{expect.number:g}")
     if missing or there:
         what = f"does not name {missing[0]!r}" if missing else f"names {there[0]!r}"
         raise InputError(f"the text {expect.text!r:.60} {what}", hint="text is the whole answer: leave one out")

@@ -167,7 +167,7 @@ def check_claims(loaded: Loaded) -> list[Bound]:
         except InputError as error:
             raise InputError(f"{_place(loaded, at)}: {error}", hint=error.hint) from error
     for (one, first), (other, second) in combinations(enumerate(bounds), 2):
-        if claims[one].at_least + claims[other].at_least > 1 and (why := _against(first, second)):
+        if claims[one].at_least + claims[other].at_least > 1 and (why := against(first, second)):
             raise InputError(
                 f"{_place(loaded, other)}: no reply meets both this and {_place(loaded, one)}: {why}",
                 hint="remove one, or lower at_least until both can be true",
@@ -233,7 +233,7 @@ def _refuse_empty_range(name: str, given: Mapping[str, Any]) -> None:
         raise InputError(f"{name}: nothing is at least {low} and at most {high}", hint="swap min and max")
 
 
-def _against(one: Bound, other: Bound) -> str | None:
+def against(one: Bound, other: Bound) -> str | None:
     """Why no reply passes both, where that is plain to see."""
     if one.check.name != other.check.name:
         return None

@@ -37,10 +37,15 @@ def answer(
     found = numbers.final(trace.answer, unit or expect.unit, expect.language)
     if found is None:
         return Verdict(False, "no number in it")
-    # Decimals cannot all be held exactly: 0.1 + 0.2 is right.
-    slack = allowed + 1e-9 * max(1.0, abs(wanted))
-    right = any(abs(reading - wanted) <= slack for reading in found.readings)
+    right = is_near(found, wanted, allowed)
     return Verdict(right, f"{found.text}, {'as' if right else 'not'} {wanted:g}")
+
+
+def is_near(found: numbers.Number, wanted: float, tolerance: float) -> bool:
+    """May a number as it is written be this one?"""
+    # Decimals cannot all be held exactly: 0.1 + 0.2 is right.
+    slack = tolerance + 1e-9 * max(1.0, abs(wanted))
+    return any(abs(reading - wanted) <= slack for reading in found.readings)
 
 
 def calls(trace: Trace, case: Case) -> Verdict:

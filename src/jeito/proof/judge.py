@@ -43,6 +43,7 @@ class Proof(Value):
     model: str
     plan: Plan
     findings: Several[Finding]
+    claims_fingerprint: str | None = Field(default=None, description="of its claims, with the files they name")
     decision: Decision = Field(description="fails if one does, else undecided if one is")
     runs: int = Field(description="judged, in plan order; fewer than planned where every claim was decided early")
     exact: bool = Field(description="did every reply keep the promise that nothing beside it changes it?")
@@ -137,6 +138,7 @@ class Judge:
             model=plan.model,
             plan=plan,
             findings=findings,
+            claims_fingerprint=claims_fingerprint(self.planned.behaviour, self.claims),
             decision="fails" if "fails" in decisions else "undecided" if "undecided" in decisions else "holds",
             runs=len(self.judged),
             exact=first is not None and first.receipt.exact.held and not self._loose,
@@ -192,6 +194,11 @@ def keep(log: Log, judge: Judge) -> Proof:
             model_fingerprint=plan.model_fingerprint, decision=proof.decision, proof=proof.model_dump_json(),
         )  # fmt: skip
     return proof
+
+
+def claims_fingerprint(behaviour: Behaviour, claims: Sequence[Claim]) -> str:
+    """Of claims with the files that they name, whoever made them."""
+    return behaviour.model_copy(update={"checks": tuple(claims)}).checks_fingerprint()
 
 
 def refuse_stale(planned: Planned, behaviour: Behaviour, label: str) -> None:

@@ -148,16 +148,11 @@ def parity(a: Side, b: Side) -> Parity:
         first=first,
         replies=tuple(partings),
         walk=Walk(
-            tokens=total,
-            flips=flips,
-            flips_per_1000=1000 * flips / total,
-            kl=_finite(np.mean(kls)),
+            tokens=total, flips=flips, flips_per_1000=1000 * flips / total, kl=_finite(np.mean(kls)),
             same_top=float(np.mean(tops)),
-        )
-        if total
-        else None,
+        ) if total else None,
         why=None if total else "no reply has a token",
-    )
+    )  # fmt: skip
 
 
 def read_text(
@@ -256,12 +251,6 @@ def _parting(
         return model.text([_ids(trace)[at]]).decode(errors="replace") if is_there else None
 
     return Parting(
-        seed=left.seed,
-        agree=at,
-        tokens_a=len(left.tokens),
-        tokens_b=len(right.tokens),
-        token_a=text(left),
-        token_b=text(right),
-        margin_a=margins[0],
-        margin_b=margins[1],
-    )
+        seed=left.seed, agree=at, tokens_a=len(left.tokens), tokens_b=len(right.tokens), token_a=text(left),
+        token_b=text(right), margin_a=margins[0], margin_b=margins[1],
+    )  # fmt: skip

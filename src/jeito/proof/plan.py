@@ -132,7 +132,8 @@ def make_plan(
     digests = [case.digest for case in cases]
     if not cases:
         raise InputError(f"there is no case in {cases_from!r}", hint="--cases train")
-    if twice := next((case for at, case in enumerate(cases) if case.digest in digests[:at]), None):
+    first = {digest: at for at, digest in reversed([*enumerate(digests)])}
+    if twice := next((case for at, case in enumerate(cases) if first[case.digest] < at), None):
         raise InputError(f"the case {twice.name!r} is there twice", hint="more replies to each: --repeats 8")
     if not 1 <= len(cases) * repeats <= MOST:
         raise InputError(f"{len(cases)} cases × {repeats} repeats are no plan", hint=f"1 to {MOST:,} runs")

@@ -62,15 +62,16 @@ def _changed(cause: Cause) -> str | None:
     """What the part does that changes a check the most; none: nothing surely changes any."""
     named = [(check, parts[0]) for check, parts in cause.named.items() if parts]
     found = [
-        (check, name, pair.difference or 0)
+        (pair, name, pair.difference or 0)
         for check, name in named for part in cause.parts for pair in part.pairs
         if (part.name, pair.check) == (name, check)
     ]  # fmt: skip
     if not found:
         return None
-    check, name, change = max(found, key=lambda one: abs(one[2]))
-    side = shortened([cause.a, cause.b])[cause.a]
-    return f"{name} is why {side} passes {check} {'less' if change > 0 else 'more'} often"
+    pair, name, change = max(found, key=lambda one: abs(one[2]))
+    side, less = shortened([cause.a, cause.b])[cause.a], "less" if change > 0 else "more"
+    does = f"passes {pair.check} {less} often" if pair.kind == "check" else f"has {less} {pair.check}"
+    return f"{name} is why {side} {does}"
 
 
 def _difference(pair: Pair) -> str:
@@ -250,7 +251,8 @@ def _again(found: Comparison) -> Section:
     behaviours = dict.fromkeys(side.behaviour for side in found.sides)
     models = dict.fromkeys(side.model for side in found.sides)
     claimed = {pair.check: pair.at_least for pair in found.pairs if pair.kind == "check"}
-    checks = [word for check, least in claimed.items() if check != "correct" for word in check_words(check, least)]
+    said = [(check, least) for check, least in claimed.items() if check != "correct" or least is not None]
+    checks = [word for check, least in said for word in check_words(check, least)]
     words = ["jeito", "compare", *(word for name in behaviours for word in ("-b", name)),
              *(word for name in models for word in ("-m", name)), "--cases", found.cases,
              "-n", str(found.clusters * found.repeats), "--seed", str(found.seed), *checks,

@@ -56,12 +56,25 @@ def always(low_values: ArrayLike, high_values: ArrayLike, alpha: float = 0.05, p
     measured.
     """
     least, most = np.asarray(low_values, float), np.asarray(high_values, float)
+    whole = _after(least, most, alpha, planned)
+    if whole.low <= whole.high:
+        return whole
+    # Values in no random order can refuse every mean: what they said before that stands.
+    few, many = 0, len(least)
+    while many - few > 1:
+        middle = (few + many) // 2
+        found = _after(least[:middle], most[:middle], alpha, planned)
+        few, many = (middle, many) if found.low <= found.high else (few, middle)
+    return _after(least[:few], most[:few], alpha, planned)
+
+
+def _after(least: Floats, most: Floats, alpha: float, planned: int | None) -> Interval:
+    """What these values leave: its ends have crossed where they refuse every mean."""
     low, high = _lowest(least, alpha / 2, planned), 1 - _lowest(1 - most, alpha / 2, planned)
     if planned is not None:
         low = max(low, float(least.sum()) / planned)
         high = min(high, 1 - float((1 - most).sum()) / planned)
-    # Values in no random order can refuse every mean: what they said before that stands.
-    return Interval(low, high) if low <= high else always(least[:-1], most[:-1], alpha, planned)
+    return Interval(low, high)
 
 
 def even_growth(values: ArrayLike, centre: ArrayLike) -> Floats:

@@ -91,7 +91,8 @@ def decide(
     """
     units = _units(outcomes, cases, meaning, repeats, whole=sequential)
     finite = planned if meaning == "these replies" else None
-    share = alpha / claims
+    # Where all is known in the end, nothing is narrower than what knows what is left.
+    sequential, share = sequential or finite is not None, alpha / claims
     interval = Interval(0.0, 1.0)
     if len(units.least) and sequential:
         interval = always(units.least, units.most, share, finite)
@@ -248,6 +249,6 @@ def _why(decision: Decision, units: Units, at_least: float, more: int | None, un
         return f"{more} more {unit}{'s' * (more > 1)} would decide if what comes is like what came"
     if not len(units.least):
         return f"no {unit} is complete"
-    if units.least.mean() < at_least <= units.most.mean():
+    if (units.least < units.most).any() and units.least.mean() <= at_least <= units.most.mean():
         return "too much could not be measured: more of the same decides nothing"
     return f"what was seen is so near {at_least:g} that {FARTHEST} more {unit}s would not decide"

@@ -10,7 +10,7 @@ from jeito.behaviour.behaviour import Behaviour
 from jeito.behaviour.load import load
 from jeito.errors import InputError, JeitoError, LogError
 from jeito.proof.cases import load_cases
-from jeito.proof.judge import Proof
+from jeito.proof.judge import Proof, claims_fingerprint
 from jeito.proof.plan import cases_digest, changes, find
 from jeito.run.open import read_fingerprint
 from jeito.trace import plans
@@ -100,6 +100,9 @@ class _Watch:
                 return f"the behaviour: {', '.join(changes(planned.behaviour, behaviour)) if planned else 'changed'}"
             if behaviour.checks_fingerprint() != plan.checks_fingerprint:
                 return _CLAIMS
+            claims = [finding.claim for finding in proof.findings]
+            if proof.claims_fingerprint not in (None, claims_fingerprint(behaviour, claims)):
+                return "the file of a check"
             if plan.cases_from and cases_digest(self._cases(plan.cases_from)[: plan.cases]) != plan.cases_digest:
                 return "the cases"
             now = self._model(plan.model) if plan.model_fingerprint else None

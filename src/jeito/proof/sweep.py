@@ -247,7 +247,8 @@ def _plateau(axes: Sequence[Axis], claims: Sequence[Curve]) -> Plateau | None:
 
 
 def _reached(point: Point, at_least: float | None, shown: bool) -> bool:
-    found = point.low if shown else point.mean
+    # What was not measured has not passed.
+    found = point.low if shown else (point.mean or 0) * (1 - point.unmeasured / point.n)
     return found is not None and at_least is not None and found >= at_least
 
 

@@ -59,9 +59,11 @@ class Shelf:
         return self._look() != self._stamp
 
     def _look(self) -> Stamp:
-        """Every file of the folders, and those that they extend elsewhere: its time and size."""
+        """Every file of the folders, and those that they name elsewhere: its time and size."""
         files = {str(file) for folder in self._folders for file in folder.glob("*.yaml")}
-        files |= {file for loaded in self.loaded.values() for file in loaded.chain}
+        for loaded in self.loaded.values():
+            own = loaded.behaviour
+            files |= {*loaded.chain, *(one.path for one in own.adapter), *(one.vector for one in own.steering)}
         found: Stamp = {}
         for file in files:
             with suppress(OSError):

@@ -56,15 +56,11 @@ def _kept(path: Path) -> KeptAdapter:
         return KeptAdapter(name=path.name, path=str(path), why=str(error))
     card, weights = outline.card, (path / WEIGHTS).stat()
     return KeptAdapter(
-        name=path.name,
-        path=str(path),
-        base=card.base if card else outline.base,
-        rank=max(outline.ranks.values()),
-        targets=tuple(sorted({module.rpartition(".")[2] for module in outline.ranks})),
-        bytes=weights.st_size,
+        name=path.name, path=str(path), base=card.base if card else outline.base, rank=max(outline.ranks.values()),
+        targets=tuple(sorted({module.rpartition(".")[2] for module in outline.ranks})), bytes=weights.st_size,
         made=card.made if card else datetime.fromtimestamp(weights.st_mtime, UTC).isoformat(timespec="seconds"),
         behaviour=card.behaviour if card else None,
-    )
+    )  # fmt: skip
 
 
 def find(name: str) -> Path:

@@ -112,14 +112,18 @@ def read(path: Path, *, share: float, seed: int) -> Split:
     if not (path / TRAIN).is_file():
         raise InputError(f"{str(path)!r} has no {TRAIN}", hint="jeito pairs BEHAVIOUR --cases F --to FOLDER")
     held_out = path / HELD_OUT
-    return Split(tuple(read_chat(path / TRAIN)), tuple(read_chat(held_out)) if held_out.is_file() else ())
+    has_any = held_out.is_file() and held_out.stat().st_size  # no reply to a case that was held out may have passed
+    return Split(tuple(read_chat(path / TRAIN)), tuple(read_chat(held_out)) if has_any else ())
 
 
 def distinct(examples: Iterable[Example]) -> list[Example]:
-    """Without those that say what another has said before: blanks make no difference."""
+    """Without those that say what another has said before: blanks and calls' ids make no difference."""
     seen: dict[str, Example] = {}
     for example in examples:
-        said = [(message.role, " ".join(message.content.split()), str(message.calls)) for message in example.messages]
+        said = [
+            (message.role, message.content.split(), [(call.name, call.arguments) for call in message.calls])
+            for message in example.messages
+        ]
         seen.setdefault(json.dumps(said), example)
     return list(seen.values())
 

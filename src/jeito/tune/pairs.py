@@ -17,7 +17,7 @@ from jeito.behaviour.load import Loaded
 from jeito.decode.template import placed
 from jeito.engines.base import Model
 from jeito.errors import InputError
-from jeito.proof.checks import bind
+from jeito.proof.checks import EXPECTATIONS, bind
 from jeito.proof.plan import CORRECT, Planned, written
 from jeito.proof.runs import Asked, Asking, Replies, gather
 from jeito.proof.setting import Setting
@@ -142,12 +142,13 @@ def _passed(
     found: Replies, behaviour: Behaviour, setting_of: SettingOf
 ) -> tuple[list[tuple[Case, Trace]], Counter[str]]:
     """The replies that pass, and why the others do not: the first thing that each failed at."""
-    expects = any(case.expect.kinds for case in found.planned.cases)
-    checks = [(claim.name, bind(claim)) for claim in (*behaviour.checks, *((CORRECT,) if expects else ()))]
+    own, right = ([(claim.name, bind(claim)) for claim in claims] for claims in (behaviour.checks, (CORRECT,)))
     setting, passed, why = setting_of(found.planned), list[tuple[Case, Trace]](), Counter[str]()
     for place, trace in enumerate(found.traces):
         case = found.planned.case_of(place)
         reason = _unfit(trace)
+        # A case that expects nothing is judged by the behaviour's checks alone, if there are any.
+        checks = own if own and EXPECTATIONS.keys().isdisjoint(case.expect.kinds) else [*own, *right]
         for name, check in checks if reason is None else ():
             verdict = check(trace, case, setting)
             if not verdict.passed:

@@ -4,6 +4,7 @@ The loss is of what the assistant says, summed over a step's rows and divided by
 packing nor accumulation changes what a step is. Knows nothing of behaviours, files of data or screens.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ Heard = Callable[[Point, int], None]
 
 @dataclass(slots=True)
 class Trained:
-    """`weights`: the adapter's, of the best look, or of the last step where nothing is held out."""
+    """`weights`: the adapter's, of the best look; before one, of the last step after which the loss was a number."""
 
     state: State
     finish: Finish
@@ -124,6 +125,8 @@ class Training:
     _torch: Any = field(init=False)
     _weights: dict[str, Any] = field(init=False)
     _best: dict[str, Any] = field(init=False)
+    _good: dict[str, Any] = field(init=False)
+    """Before a look found the best: those that gave the last step's loss."""
     _optimizer: Any = field(init=False)
 
     def run(self) -> Trained:
@@ -137,14 +140,15 @@ class Training:
                 f"the loss is no number at the first step, at a rate of {self.settings.rate:g}",
                 hint="--precision bf16, or a lower --rate",
             )
-        return Trained(self.state, finish, self._best or self._copy(), self.packed)
+        # What a loss that is no number was measured with is not good.
+        return Trained(self.state, finish, self._best or (finish == "nan" and self._good) or self._copy(), self.packed)
 
     def begin(self) -> None:
         """Where it was left, or at the beginning."""
         self._torch = import_module("torch")
         self._weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         self._optimizer = self._torch.optim.AdamW(self._weights.values(), weight_decay=self.settings.decay)
-        self.state, self._best = State(begun=self.begun), {}
+        self.state, self._best, self._good = State(begun=self.begun), {}, {}
         self._go_on()
         self.packed = keeps_apart(self.model)
 
@@ -159,6 +163,8 @@ class Training:
                 return "nan"
             looks = (step + 1) % self.settings.every == 0 or step + 1 == len(steps)
             held_out = self._held_out() if looks and self.held_out else None
+            if held_out is not None and not math.isfinite(held_out):
+                return "nan"
             point = Point(step=step + 1, loss=loss, held_out=held_out, rate=rate)
             self._count(point)
             if looks:
@@ -179,6 +185,8 @@ class Training:
         norm = torch.nn.utils.clip_grad_norm_(self._weights.values(), self.settings.clip)
         if not (norm.isfinite() and torch.tensor(total).isfinite()):
             return None
+        if not self._best:
+            self._good = self._copy()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from jeito.decode.noise import derive, mix
+from jeito.errors import InputError
 from jeito.types import Several, Value
 
 
@@ -34,7 +35,7 @@ def suited(parameters: int, texts: int, given: dict[str, Any]) -> Settings:
     """What suits a model of so many parameters and so many texts to learn from, under what was given.
 
     Ranks and rates after QLoRA (arXiv:2305.14314: 2e-4 up to 13 billion, 1e-4 beyond); smaller models take higher
-    rates. A step has 16 texts, or fewer where that would leave under 30 steps.
+    rates. A step has 16 texts, or fewer where that would leave under 30 steps. Raises InputError.
     """
     rank = 8 if parameters < 10**9 else 16 if parameters < 13 * 10**9 else 32
     rate = 1e-3 if parameters < 3 * 10**8 else 5e-4 if parameters < 10**9 else 2e-4
@@ -43,7 +44,14 @@ def suited(parameters: int, texts: int, given: dict[str, Any]) -> Settings:
     batch = given.get("batch", max(1, min(16, texts * epochs // 30)))
     steps = epochs * math.ceil(texts / batch)
     own = {"rank": rank, "alpha": 2.0 * rank, "rate": rate, "batch": batch, "every": max(1, math.ceil(steps / 10))}
-    return Settings(**{**own, **given})
+    try:
+        return Settings(**{**own, **given})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        option = "--" + str(wrong["loc"][0]).replace("_", "-")
+        raise InputError(
+            f"{option} {wrong['input']}: {wrong['msg'].lower()}", hint=f"without {option} there is what suits the model"
+        ) from error
 
 
 def steps_of(settings: Settings, count: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jeito.engines.adapters import CARD, WEIGHTS, AdapterCard
+from jeito.engines.adapters import CARD, WEIGHTS, AdapterCard, outline_of
 from jeito.engines.base import Loading
 from jeito.engines.meter import free_memory, taken
 from jeito.engines.needs import gigabytes
@@ -75,7 +75,13 @@ def prepare(
 
 
 def _texts(base: Base, examples: Sequence[Example]) -> list[Text]:
-    found = [text for example in examples for text in texts_of(example, base.template, base.tokens, base.ends)]
+    found: list[Text] = []
+    for example in examples:
+        try:
+            found += texts_of(example, base.template, base.tokens, base.ends)
+        except ModelError as error:
+            hint = error.hint or "leave that conversation out"
+            raise ModelError(f"the conversation about {example.group[:40]!r}: {error}", hint=hint) from error
     return [text for text in found if text.learns]
 
 
@@ -123,15 +129,21 @@ class Made(NamedTuple):
 
     path: Path
     card: AdapterCard
-    trained: Trained
+    is_new: bool
+    """Was it made now? Else it was there, from the same base, data and settings."""
 
 
 def tune(
     prepared: Prepared, name: str, loading: Loading, *, behaviour: str | None = None, fingerprint: str | None = None,
     restart: bool = False, replace: bool = False, heard: Heard | None = None,
 ) -> Made:  # fmt: skip
-    """Train to the end, from the last checkpoint if one was left, and keep the adapter under its name in home."""
-    folder = home() / "adapters" / name
+    """Train to the end, from the last checkpoint if one was left, and keep the adapter under its name in home.
+
+    One that was made of just this is left as it is, unless `restart`.
+    """
+    folder, begun = home() / "adapters" / name, _begun(prepared, loading)
+    if not restart and (card := _card_of(folder)) and card.training.get("begun") == begun:
+        return Made(folder, card, is_new=False)
     if folder.exists() and not replace:
         raise InputError(f"there is an adapter {name!r} already", hint="--replace, or another --name")
     file = home() / "tuning" / f"{name}.safetensors"
@@ -139,14 +151,12 @@ def tune(
         file.unlink(missing_ok=True)
     base, settings, start = prepared.base, prepared.settings, time.monotonic()
     model = adapt(load_base(base, prepared.precision, loading), settings)
-    training = Training(
-        model, settings, prepared.train, prepared.held_out, file, _begun(prepared, loading), heard=heard
-    )
-    trained = training.run()
+    trained = Training(model, settings, prepared.train, prepared.held_out, file, begun, heard=heard).run()
     card = AdapterCard(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         base=base.reference,
         base_digest=base.weights.digest(),
+        base_sum=_list_sum(base, prepared.precision, model),
         behaviour=behaviour,
         behaviour_fingerprint=fingerprint,
         training=_facts(prepared, trained, loading, str(model.dtype).removeprefix("torch."))
@@ -154,7 +164,21 @@ def tune(
     )
     _write(folder, model.peft_config["default"], trained.weights, card)
     file.unlink(missing_ok=True)
-    return Made(folder, card, trained)
+    return Made(folder, card, is_new=True)
+
+
+def _list_sum(base: Base, precision: str, model: Any) -> float | None:
+    """What its card says of the base's norms and biases; none where they were rounded as they were loaded."""
+    if own_precision(base.folder, base.weights) not in ("bf16", precision):
+        return None
+    return float(sum(weight.double().abs().sum() for weight in model.parameters() if weight.ndim == 1))
+
+
+def _card_of(folder: Path) -> AdapterCard | None:
+    try:
+        return outline_of(folder).card
+    except ModelError:  # none, or a broken one, which --replace replaces
+        return None
 
 
 def _begun(prepared: Prepared, loading: Loading) -> str:
@@ -177,7 +201,7 @@ def _facts(prepared: Prepared, trained: Trained, loading: Loading, computes: str
         **prepared.settings.model_dump(mode="json"),
         "precision": prepared.precision, "computes": computes, "device": prepared.base.device,
         "double_quantisation": loading.double_quantisation, "data": prepared.digest, "texts": len(texts),
-        "held_out_texts": len(prepared.held_out), "left_out": prepared.left_out,
+        "held_out_texts": len(prepared.held_out), "left_out": prepared.left_out, "begun": state.begun,
         "tokens": sum(len(text.tokens) for text in texts), "learned": sum(text.learns for text in texts),
         "packed": trained.packed, "finish": trained.finish, "steps": state.step, "best_step": state.best,
         "held_out_loss": state.best_loss, "curve": [point.model_dump(mode="json") for point in state.curve],
