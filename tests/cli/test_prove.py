@@ -90,10 +90,13 @@ def test_an_interrupted_plan_says_how_it_goes_on_and_does(jeito: Jeito, begin: A
 
 
 def test_a_verdict_is_repeated_from_the_log_and_by_other_claims(jeito: Jeito, cases: Path, behaviour: Path) -> None:
+    nothing = jeito("judge")
+    assert nothing.code == 64
+    assert "jeito prove" in nothing.err
     first = jeito("prove", behaviour, "-m", "toy", "--cases", cases, "--json")
     proof = json.loads(first.out)
-    for name in (proof["id"][:9], proof["plan"]["digest"][:9]):
-        assert jeito("judge", name, "--json").out == first.out
+    for name in ((), (proof["id"][:9],), (proof["plan"]["digest"][:9],)):
+        assert jeito("judge", *name, "--json").out == first.out
     behaviour.write_text("system: Be terse.\nchecks:\n- {words: {max: 1}, at_least: 0.5}\n")
     stricter = jeito("judge", proof["id"][:9], "-b", behaviour)
     assert stricter.code == 1

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def judge(
-    name: Annotated[str, typer.Argument(metavar="PLAN", help="A plan's or proof's digest, or its first letters.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="PLAN", help="A plan's or proof's digest, or its first letters; else the newest proof."),
+    ] = None,
     behaviour: Annotated[
         str | None,
         typer.Option("--behaviour", "-b", help="Whose claims to judge by: as it is now. Its replies must be the same."),
@@ -44,12 +47,14 @@ def judge(
     return verdict.close(log, found, json=json, report=report, junit=junit)
 
 
-def _find(log: "Log", name: str) -> "Planned":
+def _find(log: "Log", name: str | None) -> "Planned":
     from jeito.proof.plan import find
     from jeito.proof.status import find_proof
 
     proof = find_proof(log, name)
-    planned = find(log, proof.plan.digest if proof else name)
+    if proof is None and name is None:
+        raise InputError("nothing is proved here yet", hint="jeito prove BEHAVIOUR --cases train")
+    planned = find(log, proof.plan.digest if proof else name or "")
     if planned is None:
         raise InputError(f"no plan and no proof is called {name!r}", hint="jeito proofs")
     return planned

@@ -57,10 +57,10 @@ def standings(log: Log) -> Iterator[Standing]:
         yield _standing(proof, kept.time, watch.changed(proof))
 
 
-def find_proof(log: Log, prefix: str) -> Proof | None:
-    """The proof whose id starts so. Raises InputError where there are several."""
-    found = plans.proofs(log, prefix=prefix)
-    if len(found) > 1:
+def find_proof(log: Log, prefix: str | None = None) -> Proof | None:
+    """The proof whose id starts so, else the newest. Raises InputError where several ids do."""
+    found = plans.proofs(log) if prefix is None else plans.proofs(log, prefix=prefix)
+    if prefix is not None and len(found) > 1:
         raise InputError(f"{len(found)} proofs' ids start with {prefix!r}", hint="more of its letters")
     return _proof(found[0].proof) if found else None
 
