@@ -131,14 +131,28 @@ def test_no_slot_is_free_while_all_are_busy() -> None:
     assert kept.place([3, 4], False) is None
 
 
-def test_what_is_cheap_to_compute_again_is_forgotten_before_a_long_prefix_that_is_used() -> None:
+def test_what_is_cheap_to_compute_again_is_forgotten_first_though_it_was_used_last() -> None:
     kept = memory(slots=3)
-    instruction = fill(kept, LONG)
-    for question in range(200, 240):
-        fill(kept, [*LONG[:90], question, question])
-        fill(kept, [question])
-    assert fill(kept, [*LONG, 5]).slot is instruction.slot
-    assert kept._floor < len(LONG)
+    fill(kept, LONG)
+    for start in range(200, 230, 5):
+        fill(kept, list(range(start, start + 5)))
+    assert fill(kept, [*LONG, 5]).reused == len(LONG)
+
+
+def test_a_prefix_that_others_start_from_is_kept_for_as_long_as_they_do() -> None:
+    kept = memory(slots=3)
+    fill(kept, LONG)
+    for number in range(200, 260):
+        fill(kept, [*LONG[:90], number, number])
+        fill(kept, list(range(number, number + 40)))
+    assert kept._floor > len(LONG)
+    assert fill(kept, [*LONG, 5]).reused == len(LONG)
+
+
+def test_what_was_cut_off_counts_no_more() -> None:
+    kept = memory(slots=1)
+    fill(kept, LONG)
+    assert fill(kept, [*LONG[:10], 7]).slot.cost == 11
 
 
 def test_what_nobody_uses_any_more_is_forgotten_however_long_it_is() -> None:

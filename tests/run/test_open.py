@@ -1,10 +1,15 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jeito.decode.local import LocalModel
 from jeito.engines.base import Loading
+from jeito.engines.toy import ToyEngine
 from jeito.errors import InputError, JeitoError, ModelError, UnsupportedError
-from jeito.run.open import Reference, open_model, parse, read_card, read_facts
+from jeito.run.open import Reference, open_apart, open_model, parse, read_card, read_facts
 from jeito.run.run import run
 
 DIGITS = "0123456789" * 30
@@ -176,3 +181,35 @@ def test_an_engine_can_be_named_beside_the_model() -> None:
 def test_context_and_slots_are_the_callers() -> None:
     model = open_model("toy", loading=Loading(context=64, slots=3))
     assert (model.context, model.card.slots) == (64, 3)
+
+
+def test_a_model_apart_computes_in_one_thread_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking, computing = set[int](), set[int]()
+    extend = ToyEngine.extend
+
+    def noted(*given: Any, **named: Any) -> Any:
+        computing.add(threading.get_ident())
+        return extend(*given, **named)
+
+    monkeypatch.setattr(ToyEngine, "extend", noted)
+    model = open_apart("toy")
+    both = threading.Barrier(2)
+
+    def ask(text: str) -> None:
+        asking.add(threading.get_ident())
+        both.wait()
+        assert run("plain", model, text, seed=1).text()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ask, ("one", "two")))
+    assert isinstance(model, LocalModel)
+    list(model.read(model.tokens("three"), 0))
+    model.close()
+    assert len(asking) == 2
+    assert len(computing) == 1
+    assert not computing & (asking | {threading.get_ident()})
+
+
+def test_what_cannot_be_opened_apart_says_so_as_ever() -> None:
+    with pytest.raises(InputError, match="toi"):
+        open_apart("toy", engine="toi")

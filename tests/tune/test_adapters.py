@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ peft = pytest.importorskip("peft")
 gguf = pytest.importorskip("gguf")
 
 from jeito.behaviour.load import load  # noqa: E402
-from jeito.cli.main import _run  # noqa: E402
 from jeito.engines.adapters import CARD, WEIGHTS  # noqa: E402
 from jeito.errors import InputError  # noqa: E402
 from jeito.proof.sweep import DAMAGE  # noqa: E402
@@ -41,22 +39,8 @@ def adapt(base: Path, folder: Path, spread: float, **options: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny(unpacked_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    shutil.copytree(unpacked_demo, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(**SIZES, vocab_size=49152, bos_token_id=1, eos_token_id=2, initializer_range=0.02)
-    model = hf.AutoModelForCausalLM.from_config(config)
-    # A few steps on a page of English, since a model that is mere noise is not opened.
-    page = resources.files("jeito.proof").joinpath("alice.txt").read_text()
-    ids = hf.AutoTokenizer.from_pretrained(folder)(page, return_tensors="pt").input_ids[:, :256]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(12):
-        optimizer.zero_grad()
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    return folder
+def tiny(teach: Callable[..., Path]) -> Path:
+    return teach(**SIZES)
 
 
 @pytest.fixture
@@ -66,16 +50,6 @@ def named(tiny: Path, warm_home: Path) -> Path:
 
 
 Jeito = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def jeito(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Jeito:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["jeito", *map(str, words)])
-        capsys.readouterr()
-        return (_run(), *capsys.readouterr())
-
-    return call
 
 
 def test_the_list_says_what_each_adapter_is_and_what_is_wrong_with_it(named: Path, tiny: Path, jeito: Jeito) -> None:

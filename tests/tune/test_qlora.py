@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from jeito.cli.main import _run  # noqa: E402
 from jeito.engines.adapters import outline_of, read_pairs  # noqa: E402
 from jeito.engines.base import Loading  # noqa: E402
 from jeito.errors import EngineError, InputError  # noqa: E402
@@ -282,16 +281,6 @@ def chat(tmp_path: Path) -> Path:
 
 
 Jeito = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def jeito(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Jeito:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["jeito", *map(str, words)])
-        capsys.readouterr()
-        return (_run(), *capsys.readouterr())
-
-    return call
 
 
 def test_the_command_makes_an_adapter_that_says_how_it_was_made_and_what_it_changed(

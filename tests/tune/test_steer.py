@@ -1,9 +1,7 @@
 """Control vectors made by contrast: the directions, their file, and what is refused."""
 
 import json
-import shutil
-from collections.abc import Iterator
-from importlib import resources
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +38,8 @@ SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "nu
 
 
 @pytest.fixture(scope="module")
-def tiny(unpacked_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    shutil.copytree(unpacked_demo, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    torch.manual_seed(0)
-    config = hf.LlamaConfig(**SIZES, vocab_size=49152, bos_token_id=1, eos_token_id=2, initializer_range=0.02)
-    model = hf.AutoModelForCausalLM.from_config(config)
-    # A few steps on a page of English, since a model that is mere noise is not opened.
-    page = resources.files("jeito.proof").joinpath("alice.txt").read_text()
-    ids = hf.AutoTokenizer.from_pretrained(folder)(page, return_tensors="pt").input_ids[:, :256]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for _ in range(12):
-        optimizer.zero_grad()
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-    model.save_pretrained(folder)
-    return folder
+def tiny(teach: Callable[..., Path]) -> Path:
+    return teach(**SIZES)
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,9 @@ class _Server:
                         opened.set_result(None)
                         await self.closing.wait()
             except Exception as error:
-                if not opened.done():
+                if opened.done():
+                    self._nonsense = f": {_sentence(error)}"
+                else:
                     opened.set_exception(self._wrong(error, said))
             finally:
                 self.is_open = False
@@ -162,7 +164,7 @@ class _Server:
                 return await client.call_tool(name, arguments)
 
         if not self.is_open:
-            raise ToolError("its server has ended")
+            raise ToolError(f"its server has ended{self._nonsense}")
         self._nonsense = ""
         asked = asyncio.run_coroutine_threadsafe(call(), self._loop)
         try:
