@@ -2,10 +2,12 @@
 
 Random weights in Mistral-7B's shape are made on the device and written to a temporary folder (15 GB), then loaded as
 a user would load them. Measured: load, footprint against the formula, peak memory with 8 slots of 4,096 tokens, tokens
-per second beside `generate` in one interleaved run, and whether exact calls are exact. Under 8 minutes.
+per second beside `generate` in one interleaved run, and whether exact replies are the same alone and among others; then
+training on the same weights: peak memory against what was predicted, and tokens per second beside a bare peft loop.
 """
 
 import argparse
+import gc
 import json
 import logging
 import sys
@@ -14,12 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tune
 from fit import make
-from hugging_face import RAGGED, Bench, ratios
+from hugging_face import KNOBS, RAGGED, Bench, ratios
 
-from jeito.engines.base import Loading, Row
+from jeito.engines.base import Loading, Row, Shape
 from jeito.engines.folder import read_folder
 from jeito.engines.meter import taken
+from jeito.engines.training_needs import training_need
 from jeito.engines.weights import find_weights, footprint
 
 NO_GPU = 3
@@ -99,6 +103,53 @@ def fill(bench: Bench, slots: int, length: int) -> float:
     return seconds
 
 
+def alike(bench: Bench, shape: Shape) -> dict[str, Any]:
+    """Eight exact replies, each alone and then all at once: how many are the same, and tokens per second of both."""
+    cases = [bench.case(index, 40 + 9 * index, 24, knobs) for index, knobs in enumerate(KNOBS)]
+
+    def replies(chosen: list[Any]) -> list[list[int]]:
+        while bench.model.decoder.memory.evict():
+            pass
+        waiting = [bench.model.decoder.submit(case.prompt, case.sampling, shape, None) for case in chosen]
+        while not all(one.done for one in waiting):
+            bench.model.decoder.step()
+        return [list(one.reply) for one in waiting]
+
+    begun = time.perf_counter()
+    alone = [replies([case])[0] for case in cases]
+    middle = time.perf_counter()
+    together = replies(cases)
+    end, tokens = time.perf_counter(), sum(map(len, together))
+    same = sum(one == other for one, other in zip(alone, together, strict=True))
+    return {"same": same, "of": len(cases), "alone": tokens / (middle - begun), "together": tokens / (end - middle)}
+
+
+def train(folder: Path, device: str, checkpointing: bool) -> dict[str, Any]:
+    """Three steps of one row in NF4: the most that the device held, and what was predicted."""
+    let_go(device)
+    before = taken(device)
+    base, settings, model = tune.opened(str(folder), "nf4", checkpointing=checkpointing)
+    tune.training(model, settings, tune.rows(600, 3), Path(tempfile.mkdtemp()) / "checkpoint.safetensors").run()
+    need = training_need(
+        base.outline, "nf4", rank=settings.rank, targets=frozenset(), length=tune.LENGTH, learned=tune.LENGTH // 2,
+        checkpointing=checkpointing, device=device,
+    )  # fmt: skip
+    found: dict[str, Any] = {"checkpointing": checkpointing, "predicted": need._asdict()}
+    if device == "cuda":
+        peak = taken(device)["peak"] - before["allocated"]
+        found |= {"peak": peak, "off": need.peak / peak - 1}
+    return found
+
+
+def let_go(device: str) -> None:
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
@@ -122,19 +173,20 @@ def main() -> int:
         folder = Path(temporary)
         write(folder, shape, device)
         result["writing_seconds"] = time.perf_counter() - begun
-        if device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        let_go(device)
         weights, config = find_weights(folder), read_folder(folder).config
         result["predicted"] = {word: footprint(weights.tensors, config, word) for word in ("fp32", "bf16", "nf4")}
         bench = Bench(folder, Loading(precision="nf4", slots=8, context=context, device=device))
         card = bench.engine.card
         result["loaded"] = {"bytes": card.bytes, **card.facts}
         result["off"] = card.bytes / result["predicted"]["nf4"] - 1
+        let_go(device)
         result["fill_seconds"] = fill(bench, 8, context)
         result["memory"] = taken(device)
         exact, why = bench.engine.exact()
         result["exact"] = {"shape": str(exact) if exact else None, "why": why}
+        if exact:
+            result["exact"] |= alike(bench, exact)
         plan = [
             ("nf4, 1 stream against generate", 1.0, [bench.case(1, 48, 64)]),
             ("nf4, 8 equal against its static batch", 1.0, [bench.case(i, 48, 48) for i in range(8)]),
@@ -146,12 +198,17 @@ def main() -> int:
             ratios(name, wanted, cases, bench.ours, bench.generate, repeats) for name, wanted, cases in plan
         ]
         bench.model.close()
+        del bench, plan
+        result["training"] = [train(folder, device, again) for again in (False, True)]
+        let_go(device)
+        result["training_speed"] = tune.speed("nf4", str(folder))
     result["seconds"] = time.perf_counter() - begun
     peak = result["memory"].get("peak", result["memory"].get("resident_peak", 0))
     print(
         f"{result['device']}: NF4 weights {card.bytes / GIB:.2f} GiB ({result['off']:+.2%} of the formula; bf16 "
         f"{result['predicted']['bf16'] / GIB:.2f}), peak {peak / GIB:.2f} GiB with 8 slots of {context} tokens; "
-        f"exact: {result['exact']['shape']} ({result['exact']['why']}); {result['seconds']:.0f} s in all"
+        f"exact: {result['exact']}; training: {result['training']}, {result['training_speed']}; "
+        f"{result['seconds']:.0f} s in all"
     )
     if options.json:
         options.json.write_text(json.dumps(result, indent=1, default=str))

@@ -81,6 +81,7 @@ class Bench:
         found = self.engine.model.generate(
             ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0
         )
+        found = found.cpu()  # a GPU may still be at it
         seconds = time.perf_counter() - begun
         assert found.shape[1] == longest + tokens
         return seconds

@@ -67,18 +67,20 @@ def training(model: Any, settings: Any, texts: list[Any], file: Path) -> Any:
     return Training(model, settings, texts, [], file, "bench")
 
 
-def speed(precision: str) -> dict[str, Any]:
+def speed(precision: str, folder: str = "demo") -> dict[str, Any]:
     """Seconds of a step of one row: ours, and what peft's users write themselves."""
     import torch
 
-    _, settings, model = opened("demo", precision)
-    texts = rows(40000, 1)
+    _, settings, model = opened(folder, precision)
+    texts = rows(min(40000, model.config.vocab_size), 1)
     ours = training(model, settings, texts, Path(tempfile.mkdtemp()) / "checkpoint.safetensors")
     ours.begin()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=settings.rate)
-    ids = torch.tensor([[token for text in texts for token in text.tokens]])
-    labels = torch.tensor([[token if on else -100 for text in texts for token, on in zip(*text, strict=True)]])
+    device = model.device
+    ids = torch.tensor([[token for text in texts for token in text.tokens]], device=device)
+    learned = [token if on else -100 for text in texts for token, on in zip(*text, strict=True)]
+    labels = torch.tensor([learned], device=device)
 
     def bare() -> None:
         model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
@@ -91,6 +93,8 @@ def speed(precision: str) -> dict[str, Any]:
         for name, step in (("ours", lambda: ours.step(texts, settings.rate)), ("bare", bare)):
             start = time.perf_counter()
             step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
             if turn:  # the first makes what is made once
                 taken[name].append(time.perf_counter() - start)
     ratios = [b / a for a, b in zip(taken["ours"], taken["bare"], strict=True)]

@@ -329,7 +329,7 @@ def test_the_command_makes_an_adapter_that_says_how_it_was_made_and_what_it_chan
 @pytest.mark.parametrize(
     ("words", "said", "hint"),
     [
-        (["--budget", "1MB", "--precision", "fp32"], "and there are 1.0 MB", "--precision nf4"),
+        (["--budget", "200kB", "--precision", "fp32"], "and there are 0.2 MB", "--precision nf4"),
         (["--targets", "q_prog"], "no linear layer is called 'q_prog'", "q_proj"),
         (["--length", "16"], "no text of 9 to learn from fits 16 tokens", "--length 41"),
         (["--length", "100000"], "the longest text is 1024", "--length 1024"),

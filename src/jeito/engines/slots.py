@@ -62,8 +62,8 @@ class Pass:
     """The slab's row for each row of the batch: a slice (a view), or an index tensor (a copy)."""
     repeat: int
     """Rows that read the one row of `readers`, without a copy; 0: each reads its own."""
-    written: tuple[Any, Any]
-    """(row, token) of the batch, index tensors, of every token that is one: the others only pad."""
+    written: tuple[Any, Any] | None
+    """(row, token) of the batch, index tensors, of every token that is one: the others only pad. None: all are one."""
     to: tuple[Any, Any]
     """(row, position) of the slab where each of them goes."""
 
@@ -96,7 +96,8 @@ class Layer:
         if held is None:
             self.slab.room(2 * now.rows * now.columns * new.shape[1] * new.shape[3] * new.element_size(), 0)
             held = new.new_zeros(now.rows, new.shape[1], now.columns, new.shape[3])
-        held[now.to[0], :, now.to[1]] = new[now.written[0], :, now.written[1]]
+        tokens = new[now.written[0], :, now.written[1]] if now.written else new.transpose(1, 2).flatten(0, 1)
+        held[now.to[0], :, now.to[1]] = tokens
         return held
 
     def resize(self, rows: int, columns: int) -> None:
@@ -158,7 +159,7 @@ class Slab:
         self.layers = [Layer(self) for _ in range(layers)]
         self.cache = cache_utils.Cache(layers=self.layers)
         self.dtype, self.device = model.dtype, model.device
-        self.now = Pass(0, 0, None, 0, (None, None), (None, None))
+        self.now = Pass(0, 0, None, 0, None, (None, None))
 
     def append(self, work: Sequence[Work]) -> list[Any]:
         """Rows of about one length share a pass; lengths change only when all went well."""
@@ -230,7 +231,7 @@ class Slab:
             columns=columns,
             readers=slice(rows[0], rows[-1] + 1) if adjoining else where,
             repeat=len(rows) if alone else 0,
-            written=(index[0], index[1]),
+            written=(index[0], index[1]) if any(pads) or padding else None,
             to=(where[index[0]], positions[index[0], index[1]]),
         )
         return forward(
@@ -280,6 +281,10 @@ class Slab:
         with self.torch.inference_mode():
             for layer in self.layers:
                 layer.resize(rows, columns)
+        if self.device.type == "cuda":
+            # Else torch keeps all that was let go of for tensors of the old sizes, which never come again: 18 GB were
+            # seen to be taken where 8.6 were in use.
+            self.torch.cuda.empty_cache()
 
     def _masks(self, positions: Any, columns: int) -> Any:
         """Additive masks [rows, 1, tokens, columns]: 0 where a position may look, the lowest number elsewhere."""

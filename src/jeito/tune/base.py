@@ -79,7 +79,7 @@ def read_base(reference: str, loading: Loading, notify: Callable[[str], None] = 
 def load_base(base: Base, precision: str, loading: Loading) -> Any:
     """transformers' own model, its weights frozen. NF4 computes in bf16 where nothing is said and the device can."""
     torch: Any = import_module("torch")
-    if base.device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+    if not base.device.startswith("cuda") or torch.cuda.is_bf16_supported(including_emulation=False):
         loading = loading._replace(compute=loading.compute or "bf16")
     with quietly(), returning_memory():
         model = load_model(
