@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 # Lines of Python in src/. It moves only with a reason in the commit message.
-LINE_BUDGET := 34800
+LINE_BUDGET := 35000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check fix bench docs system browser

@@ -50,8 +50,7 @@ def run_once(model: LocalModel, asked: Request, reuse: bool) -> tuple[float, int
 
 
 def forget(model: LocalModel) -> None:
-    while model.decoder.memory.evict():
-        pass
+    model.decoder.memory.forget()
 
 
 def main() -> None:

@@ -108,8 +108,7 @@ def alike(bench: Bench, shape: Shape) -> dict[str, Any]:
     cases = [bench.case(index, 40 + 9 * index, 24, knobs) for index, knobs in enumerate(KNOBS)]
 
     def replies(chosen: list[Any]) -> list[list[int]]:
-        while bench.model.decoder.memory.evict():
-            pass
+        bench.model.decoder.memory.forget()
         waiting = [bench.model.decoder.submit(case.prompt, case.sampling, shape, None) for case in chosen]
         while not all(one.done for one in waiting):
             bench.model.decoder.step()

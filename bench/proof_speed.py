@@ -70,8 +70,7 @@ def _decode(planned: Planned, model: LocalModel) -> float:
 
 
 def _forget(model: LocalModel) -> None:
-    while model.decoder.memory.evict():
-        pass
+    model.decoder.memory.forget()
 
 
 if __name__ == "__main__":

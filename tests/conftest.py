@@ -94,6 +94,5 @@ def loaded_demo(demo: Path, kept_facts: Path) -> Iterator[LocalModel]:
 @pytest.fixture
 def demo_model(loaded_demo: LocalModel) -> LocalModel:
     """The demo model, with nothing left in its memory."""
-    while loaded_demo.decoder.memory.evict():
-        pass
+    loaded_demo.decoder.memory.forget()
     return loaded_demo

@@ -203,8 +203,7 @@ def test_one_seed_is_one_reply_alone_among_others_and_after_a_fork(demo_model: L
     assert ids(again) == alone
     assert isinstance(again[-1], End)
     assert again[-1].usage.cached > words // 2
-    while demo_model.decoder.memory.evict():
-        pass
+    demo_model.decoder.memory.forget()
     others = [
         ask(f"Question {i}: what is {i} and {i}?", sampling=EXACT.model_copy(update={"seed": i})) for i in range(3)
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jeito.decode.memory import WORTH_WAITING, Memory, Place, shared
+from jeito.decode.memory import REST_AFTER, WORTH_RESTING, WORTH_WAITING, Memory, Place, shared
 from jeito.engines.base import Row
 from jeito.engines.toy import ToyEngine, babble
 from jeito.errors import MemoryFull
@@ -106,6 +106,22 @@ def test_a_model_that_cannot_be_rewound_shares_only_whole_slots() -> None:
     assert fill(kept, [*LONG, 7]).reused == len(LONG)
 
 
+def test_a_slot_whose_window_has_moved_on_is_shared_only_where_it_can_be_cut_and_makes_nobody_wait() -> None:
+    class Windowed(ToyEngine):
+        def least(self, slot: int) -> int:
+            return 70
+
+    kept = Memory(Windowed(babble, slots=3, batch=256))
+    fill(kept, LONG)
+    assert fill(kept, [*LONG[:60], 7, 7]).reused == 0
+    assert fill(kept, [*LONG[:80], 7, 7]).reused == 80
+    busy = kept.place([*LONG[:50], 8], False)
+    assert busy is not None
+    assert kept.place([*LONG[:50], 9], False) is None  # that much is still to come, and can be shared once it has
+    kept.hold(busy.slot, [*LONG[:50], 8], False)
+    assert kept.place([*LONG[:50], 9], False) is not None
+
+
 def test_a_model_that_cannot_be_rewound_makes_nobody_wait_in_vain() -> None:
     engine = ToyEngine(babble, slots=3, batch=256)
     engine.card = replace(engine.card, rewinds=False)
@@ -171,3 +187,63 @@ def test_spare_slots_keep_prefixes_and_never_reply() -> None:
     assert kept.place(list(range(100, 160)), False).reused == 50
     assert kept.place(list(range(200, 260)), False).reused == 50
     assert kept.place(list(range(300, 360)), False) is None
+
+
+def resting(outside: int) -> tuple[ToyEngine, Memory]:
+    engine = ToyEngine(babble, slots=2, batch=512, spare=6, outside=outside)
+    return engine, Memory(engine)
+
+
+def test_what_lies_idle_for_some_steps_is_put_out_of_the_way_and_is_shared_as_before() -> None:
+    engine, kept = resting(4096)
+    text = list(range(2 * WORTH_RESTING))
+    slot = fill(kept, text).slot
+    for _ in range(REST_AFTER - 1):
+        kept.settle()
+    assert not engine.resting
+    kept.settle()
+    assert engine.resting == {slot.index}
+    other = fill(kept, [*text[:200], 7])
+    assert other.reused == 200
+    assert engine.resting == {slot.index}
+    again = fill(kept, [*text, 9])
+    assert (again.slot, again.reused) == (slot, len(text))
+    assert not engine.resting
+    assert not slot.rests
+
+
+def test_little_is_not_worth_moving_nor_is_anything_where_nothing_can_rest() -> None:
+    for size, outside in ((WORTH_RESTING // 2, 4096), (2 * WORTH_RESTING, 0)):
+        engine, kept = resting(outside)
+        fill(kept, list(range(size)))
+        for _ in range(4 * REST_AFTER):
+            kept.settle()
+        assert not engine.resting
+
+
+def test_where_too_much_is_outside_what_is_worth_least_is_forgotten() -> None:
+    engine, kept = resting(500)
+    for start in (0, 1000, 2000):
+        fill(kept, list(range(start, start + 200)))
+    fill(kept, [*range(200), 5, 6, 7])
+    for _ in range(REST_AFTER):
+        kept.settle()
+    assert engine.rest(()) <= 500
+    assert fill(kept, [*range(200), 5, 6, 7, 8]).reused == 203
+    assert sum(fill(kept, [*range(start, start + 200), 1]).reused for start in (1000, 2000)) == 200
+
+
+def test_a_full_memory_puts_idle_slots_outside_before_it_forgets_anything() -> None:
+    engine = ToyEngine(babble, slots=2, batch=512, spare=2, cells=300, outside=4096)
+    kept = Memory(engine)
+    fill(kept, list(range(200)))
+    place = kept.place(list(range(1000, 1200)), False)
+    assert place is not None
+    with pytest.raises(MemoryFull):
+        engine.extend([Row(place.slot.index, place.slot.plan, 1)])
+    assert kept.evict()
+    engine.extend([Row(place.slot.index, place.slot.plan, 1)])
+    assert not kept.evict()
+    assert fill(kept, [*range(50), 9]).reused == 50
+    kept.forget()
+    assert not any(slot.tokens for slot in kept.slots if not slot.busy)

@@ -302,8 +302,7 @@ def test_replies_under_different_adapters_at_once_are_what_each_is_alone(
     alone = []
     for kind in kinds:
         for seed in (0, 1):
-            while model.decoder.memory.evict():
-                pass
+            model.decoder.memory.forget()
             one = run(kind, model, ASK, seed=seed)
             one.text()
             alone.append(ids(one))
@@ -319,8 +318,7 @@ def test_a_prefix_is_reused_only_under_the_same_adapters_and_scale(
     model_and_adapters: tuple[LocalModel, dict[str, Path]],
 ) -> None:
     model, adapters = model_and_adapters
-    while model.decoder.memory.evict():
-        pass
+    model.decoder.memory.forget()
     a, b = said(*adapters.values())
 
     def cached(*wanted: Adapter) -> int | None:

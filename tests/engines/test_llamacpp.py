@@ -64,8 +64,8 @@ def test_a_neighbour_that_leaves_changes_no_bit_of_who_stays_thanks_to_packing(
     beside = Cells(weights, cells=1024, slots=3, threads=2)
     feed(beside, 1, tokens[:300])
     feed(beside, 0, tokens[:280])
-    beside.truncate(1, 0)
-    beside._has_holes = packed
+    beside.runs.truncate(1, 0)
+    beside.runs.has_holes = packed
     assert np.array_equal(feed(beside, 0, tokens[280:]), undisturbed) is packed
     beside.close()
 
@@ -75,15 +75,15 @@ def test_long_runs_that_slots_share_survive_the_packing(weights: object, undistu
     cells = Cells(weights, cells=1024, slots=4, threads=2)
     feed(cells, 0, tokens[:64])
     feed(cells, 1, tokens[:530])
-    cells.fork(1, 2, 530)
-    cells.fork(1, 3, 520)
+    cells.runs.fork(1, 2, 530)
+    cells.runs.fork(1, 3, 520)
     feed(cells, 3, tokens[520:540])
-    cells.truncate(0, 0)
+    cells.runs.truncate(0, 0)
     # Two cuts and three packings later each of the holders still says what nobody's neighbour says.
     assert np.array_equal(feed(cells, 2, tokens[530:]), undisturbed)
-    cells.truncate(2, 100)
+    cells.runs.truncate(2, 100)
     assert np.array_equal(feed(cells, 1, tokens[530:]), undisturbed)
-    cells.truncate(1, 0)
+    cells.runs.truncate(1, 0)
     assert np.array_equal(feed(cells, 3, tokens[540:]), undisturbed)
     cells.close()
 
@@ -95,8 +95,8 @@ def test_runs_that_slots_share_are_packed_once_and_stay_shared(weights: object) 
     feed(cells, 0, tokens[:50])
     feed(cells, 1, tokens[:100])
     for slot in range(2, 17):
-        cells.fork(1, slot, 100 - slot)
-    cells.truncate(0, 0)
+        cells.runs.fork(1, slot, 100 - slot)
+    cells.runs.truncate(0, 0)
     expected = Cells(weights, cells=512, slots=2, threads=2)
     found = cells.extend([Row(16, tokens[84:90], 1)], SHAPE)[0][-1].copy()
     assert np.array_equal(found, feed(expected, 0, tokens[:90]))
@@ -110,8 +110,8 @@ def test_a_source_that_is_cut_back_and_goes_another_way_is_not_mixed_up_with_its
     tokens = ids(120)
     cells = Cells(weights, cells=512, slots=3, threads=2)
     feed(cells, 1, tokens[:60])
-    cells.fork(1, 2, 60)
-    cells.truncate(1, 30)
+    cells.runs.fork(1, 2, 60)
+    cells.runs.truncate(1, 30)
     cells.extend([Row(1, tokens[90:100], 0)])  # not an exact call, so nothing is packed yet
     source, fork = feed(cells, 1, tokens[100:105]), feed(cells, 2, tokens[60:65])
     fresh = Cells(weights, cells=512, slots=2, threads=2)
@@ -342,9 +342,9 @@ def test_a_call_that_is_given_up_leaves_what_was_held_as_it_was(weights: object,
     finally:
         gone.set()
         other.join()
-    assert (cells.length(0), cells.length(1)) == (500, 0)
+    assert (cells.runs.length(0), cells.runs.length(1)) == (500, 0)
     with suppress(Interrupted):  # it was told so once more after the call: that means the next one
         cells.extend([Row(1, ids(2), 1)])
-    cells.truncate(1, 0)
+    cells.runs.truncate(1, 0)
     assert np.array_equal(feed(cells, 0, ids(560)[500:]), undisturbed)
     cells.close()

@@ -144,6 +144,7 @@ class Decoder:
             return
         for row, sequence, found in zip(rows, served, logits, strict=True):
             self._commit(row, sequence, found, exact)
+        self.memory.settle()
 
     def cancel(self, sequence: Sequence) -> None:
         """End a reply now, whatever its state; its slot is free at once."""

@@ -1,6 +1,6 @@
 """The two seams. A `Model` is what callers hold; an `Engine` exists only where we see logits."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -105,8 +105,10 @@ class Card:
     """Of the weights."""
     spare: int = 0
     """Slots beyond those, in which only what ended replies left is kept, for others to share."""
+    outside: int = 0
+    """Most tokens that slots may keep outside while they rest; 0: none rests."""
     rewinds: bool = True
-    """Can a slot be cut or forked at any length? Recurrent models keep only their last state."""
+    """Can a slot be cut at all? Recurrent models keep only their last state."""
     versions: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What a trace keeps of the loaded model: file format, bytes by kind, seconds of loading, memory after it."""
@@ -202,6 +204,21 @@ class Engine(Protocol):
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep the first `length` tokens of a slot."""
+        ...
+
+    def least(self, slot: int) -> int:
+        """The least length, besides 0, that a slot can be cut or forked at; what is cut further back is an EngineError.
+
+        More than 0 where a model keeps only its last state, or layers have a window that has moved on.
+        """
+        ...
+
+    def rest(self, slots: Collection[int]) -> int:
+        """These slots are not used soon: what only they hold is to be in no pass's way.
+
+        How many tokens are outside by now. Using a slot brings it back; that raises MemoryFull where there is no room,
+        and then it rests on. Asked only where the card has room outside.
+        """
         ...
 
     def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:

@@ -1,12 +1,6 @@
-"""llama.cpp's sequence memory for one context: rows in, logits out, runs of cells shared between slots.
-
-Attention adds cells up in the order in which they lie, and llama.cpp fills a freed cell below before it goes on
-above. So a slot whose later tokens fell into a hole gives other bits than the same tokens without one: in exact mode
-what is held is packed anew, in the order of positions, before the first call after cells were freed.
-"""
+"""One context of llama.cpp: rows in, logits out. Whose cells are which: llama_runs.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,27 +8,11 @@ from numpy.typing import NDArray
 
 from jeito.engines.base import Logits, Row, Shape
 from jeito.engines.llama_binding import library
+from jeito.engines.llama_runs import Runs
 from jeito.errors import EngineError, Interrupted, MemoryFull
 
 BATCH = 512
 PADDING = 16  # most tokens that a call is padded with
-
-
-@dataclass(slots=True, eq=False)
-class _Run:
-    """Cells written one after the other, positions [start, start + length); forks hold the same run."""
-
-    start: int
-    length: int
-    writer: int | None
-    """The slot that may still append: none once the run is shared."""
-
-
-class _Held(NamedTuple):
-    """The first `length` cells of a run, as one slot holds them."""
-
-    run: _Run
-    length: int
 
 
 class Worn(NamedTuple):
@@ -66,12 +44,12 @@ class Cells:
         if self._context == self._ffi.NULL:
             why = "; ".join(complaints[:2]) or "llama.cpp does not say why"
             raise EngineError(f"no context of {cells} tokens can be made: {why}", hint=f"--context {cells // 2}")
-        self._memory = self._lib.llama_get_memory(self._context)
+        window = self._lib.llama_model_n_swa(model)
+        self.window: int = window if 0 < window < cells else 0
+        """Tokens that some layers look back over; 0: all look back over all."""
+        self.runs = Runs(self._context, slots=slots, window=self.window)
         self._vocabulary = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(model))
-        self._spare = slots
-        self._slots: list[list[_Held]] = [[] for _ in range(slots)]
         self._worn = Worn()
-        self._has_holes = self._is_broken = False
         self._view: tuple[tuple[Any, int], Logits] | None = None
         # The effective size, not the asked one: a longer call aborts the process.
         self.batch: int = min(BATCH, self._lib.llama_n_batch(self._context))
@@ -93,36 +71,35 @@ class Cells:
         batch.logits = self._ffi.cast("int8_t *", self._wanted.ctypes.data)
         self._batch = batch
 
-    def length(self, slot: int) -> int:
-        held = self._slots[slot]
-        return held[-1].run.start + held[-1].length if held else 0
-
     def extend(self, rows: Sequence[Row], shape: Shape | None = None) -> list[Logits]:
         """One call of the library for all rows; with a shape, padded to it and all logits computed."""
         most = shape.high if shape else self.batch
         total = sum(len(row.tokens) for row in rows)
         if total > most or not all(row.tokens for row in rows):
             raise EngineError(f"a call of {total} tokens in {len(rows)} rows: from 1 a row to {most} together can be")
-        if self._is_broken:
+        if self.runs.is_broken:
             raise EngineError("the memory of this model was lost", hint="load it again")
-        if shape and self._has_holes:
-            self._pack()
+        for row in rows:
+            self.runs.wake(row.slot)
+        if shape and self.runs.has_holes:
+            self.runs.pack()
         filled = max(total, shape.low) if shape else total
         self._fill(rows, filled, all_wanted=shape is not None)
         status = self._lib.llama_decode(self._context, self._batch[0])
         # Only now: who interrupts just before a call means it too.
         self._stop[0] = b"\0"
         if filled > total:
-            self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
+            self.runs.clear_spare()
         if status == 1:
             raise MemoryFull(f"no room for {total} more tokens", hint="fewer replies at once, or a longer --context")
         if status != 0:
-            self._forget(rows)
+            for row in rows:
+                self.runs.drop(row.slot)
             if status == 2:
                 raise Interrupted(f"a call of {total} tokens was given up")
             raise EngineError(f"llama.cpp failed at a call of {total} tokens (status {status})")
         for row in rows:
-            self._grow(row.slot, len(row.tokens))
+            self.runs.grow(row.slot, len(row.tokens))
         return self._logits(rows, filled)
 
     def interrupt(self) -> None:
@@ -152,7 +129,7 @@ class Cells:
         end = 0
         for row in rows:
             start, end = end, end + len(row.tokens)
-            before = self.length(row.slot)
+            before = self.runs.length(row.slot)
             self._token[start:end] = row.tokens
             # Adding to what counts from 0 is cheaper than a new range, and a decoding step is all such small things.
             np.add(self._counting[: end - start], before, out=self._position[start:end])
@@ -162,7 +139,7 @@ class Cells:
         if filled > end:
             self._token[end:filled] = 0
             self._position[end:filled] = self._counting[: filled - end]
-            self._sequence[end:filled] = self._spare
+            self._sequence[end:filled] = self.runs.spare
             self._wanted[end:filled] = 1
         self._batch.n_tokens = filled
 
@@ -188,86 +165,6 @@ class Cells:
             flat = np.frombuffer(self._ffi.buffer(pointer, total * self._vocabulary * 4), np.float32)
             self._view = (pointer, total), flat.reshape(total, self._vocabulary)
         return self._view[1]
-
-    def _forget(self, rows: Sequence[Row]) -> None:
-        """A failed pass may leave some of its rows behind; without them our lengths are true again."""
-        self._has_holes = True
-        for row in rows:
-            self._lib.llama_memory_seq_rm(self._memory, row.slot, self.length(row.slot), -1)
-
-    def _grow(self, slot: int, count: int) -> None:
-        held = self._slots[slot]
-        if held and held[-1].run.writer == slot:
-            run = held.pop().run
-            run.length += count
-        else:
-            run = _Run(self.length(slot), count, slot)
-        held.append(_Held(run, run.length))
-
-    def fork(self, source: int, target: int, length: int) -> None:
-        if source == target:
-            return self.truncate(target, length)
-        self.truncate(target, 0)
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, length)
-        for run, held in self._slots[source]:
-            if run.start < length:
-                run.writer = None
-                self._slots[target].append(_Held(run, min(held, length - run.start)))
-
-    def truncate(self, slot: int, length: int) -> None:
-        held = self._slots[slot]
-        if length >= self.length(slot):
-            return
-        if not self._lib.llama_memory_seq_rm(self._memory, slot, length, -1):
-            raise EngineError(f"this model's memory cannot be cut to {length} tokens")
-        self._has_holes = True
-        while held and held[-1].run.start >= length:
-            held.pop()
-        if held:
-            run, kept = held.pop()
-            kept = min(kept, length - run.start)
-            if run.writer == slot:
-                run.length = kept
-            held.append(_Held(run, kept))
-        if not any(self._slots):
-            self._lib.llama_memory_clear(self._memory, False)
-            self._has_holes = False
-
-    def _pack(self) -> None:
-        """Write all runs anew, in the order of their positions, bit for bit; shared runs stay shared."""
-        holders: dict[int, list[tuple[int, _Held]]] = {}
-        for slot, held in enumerate(self._slots):
-            for part in held:
-                holders.setdefault(id(part.run), []).append((slot, part))
-        runs = sorted(holders.values(), key=lambda parts: parts[0][1].run.start)
-        saved = [self._save(*max(parts, key=lambda item: item[1].length)) for parts in runs]
-        self._lib.llama_memory_clear(self._memory, False)
-        # Should a copy not come back, no slot may go on as if it held something.
-        self._is_broken = True
-        for parts, data in zip(runs, saved, strict=True):
-            self._restore(parts, data)
-        self._has_holes = self._is_broken = False
-
-    def _save(self, slot: int, part: _Held) -> Any:
-        start = part.run.start
-        self._lib.llama_memory_seq_cp(self._memory, slot, self._spare, start, start + part.length)
-        size = self._lib.llama_state_seq_get_size(self._context, self._spare)
-        data = self._ffi.new("uint8_t[]", size)
-        written = self._lib.llama_state_seq_get_data(self._context, data, size, self._spare)
-        self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
-        if written != size:
-            raise EngineError(f"{part.length} cells could not be copied: {written} of {size} bytes")
-        return data
-
-    def _restore(self, parts: list[tuple[int, _Held]], data: Any) -> None:
-        run = parts[0][1].run
-        if not self._lib.llama_state_seq_set_data(self._context, data, len(data), self._spare):
-            raise EngineError(f"{len(data)} bytes of cells could not be written back")
-        run.length = max(part.length for _, part in parts)
-        run.writer = parts[0][0] if len(parts) == 1 else None
-        for slot, part in parts:
-            self._lib.llama_memory_seq_cp(self._memory, self._spare, slot, run.start, run.start + part.length)
-        self._lib.llama_memory_seq_rm(self._memory, self._spare, -1, -1)
 
     def close(self) -> None:
         self._lib.llama_free(self._context)

@@ -21,12 +21,12 @@ class _Trial:
 
     def prefill(self, slot: int, until: int, chunk: int, neighbours: int = 0) -> None:
         """Feed tokens up to a length, with one token of each neighbour in the same calls."""
-        while self.cells.length(slot) < until:
-            at = self.cells.length(slot)
+        while self.cells.runs.length(slot) < until:
+            at = self.cells.runs.length(slot)
             self.call(slot, self.ids[at : min(at + chunk, until)], neighbours)
 
     def call(self, slot: int, tokens: list[int], neighbours: int = 0) -> Logits:
-        beside = [Row(other + 1, [self.ids[(7 * other + self.cells.length(other + 1)) % PROMPT]], 1)
+        beside = [Row(other + 1, [self.ids[(7 * other + self.cells.runs.length(other + 1)) % PROMPT]], 1)
                   for other in range(neighbours) if other + 1 != slot]  # fmt: skip
         return self.cells.extend([*beside, Row(slot, tokens, 1)], self.shape)[-1]
 
@@ -56,10 +56,10 @@ def _crowded(trial: _Trial, shape: Shape) -> list[Logits]:
     last = NEIGHBOURS + 1
     trial.prefill(0, 100, shape.high)
     trial.prefill(last, PROMPT, max(1, shape.high // 2 - 3), beside)
-    trial.cells.truncate(0, 0)  # a hole below: what comes next must not fall into it
+    trial.cells.runs.truncate(0, 0)  # a hole below: what comes next must not fall into it
     among = trial.reply(last, beside)
-    trial.cells.fork(last, 0, PROMPT)
+    trial.cells.runs.fork(last, 0, PROMPT)
     forked = trial.reply(0)
-    trial.cells.truncate(0, PROMPT - 5)
+    trial.cells.runs.truncate(0, PROMPT - 5 if trial.cells.runs.least(0) <= PROMPT - 5 else 0)
     trial.prefill(0, PROMPT, 3, beside)
     return [among, forked, trial.reply(0, beside)]

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from jeito.engines.llama_binding import library, version
 from jeito.engines.llama_cells import Cells
 from jeito.engines.llama_file import DEFAULT_CONTEXT, SLOTS, card_of, load_file, parts_of, read_outline
 from jeito.engines.llama_tuning import LlamaTuner
-from jeito.engines.meter import taken
+from jeito.engines.meter import free_memory, taken
 from jeito.engines.needs import SMALLER, gigabytes, longest
 from jeito.engines.pieces import is_mark
 from jeito.errors import EngineError, InputError, ModelError
@@ -50,6 +50,7 @@ def load(path: Path, loading: Loading, notify: Callable[[str], None]) -> "LlamaE
         path,
         context=loading.context,
         slots=loading.slots or SLOTS,
+        budget=loading.budget,
         gpu_layers=0 if loading.device == "cpu" else -1,
         notify=notify,
     )
@@ -89,6 +90,7 @@ class LlamaEngine:
         context: int | None = None,
         slots: int = SLOTS,
         threads: int | None = None,
+        budget: int | None = None,
         gpu_layers: int = -1,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -102,20 +104,34 @@ class LlamaEngine:
             slots += self.card.spare
             self._cells = Cells(self._model, cells=self.card.context, slots=slots, threads=self._threads)
             undo.pop_all()
+        outline = read_outline(path)
+        need = outline.need(context=self.card.context)
         self.card = replace(
             self.card,
+            outside=self._outside(outline.token_bytes(), None if budget is None else budget - need.total),
             facts={
                 "format": "gguf",
                 "weights": {self.card.precision: self.card.bytes},
                 "load_seconds": round(time.perf_counter() - start, 3),
                 "memory": {"start": before, "load": taken(self.card.device)},
-                "predicted": read_outline(path).need(context=self.card.context)._asdict(),
+                "predicted": need._asdict(),
             },
         )
         self.tuner = LlamaTuner(self._model, path)
         self._exact: dict[str, tuple[Shape | None, str]] = {}
         self._vocab = library().lib.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
+
+    def _outside(self, token_bytes: int, left: int | None) -> int:
+        """How many tokens may rest outside, of a text's so many bytes: as many as inside, in what is left.
+
+        That is of the budget, or else a quarter of what is free. On a GPU idle cells cost little, and copies much.
+        Where a window has let go of cells, a copy would not be whole.
+        """
+        room = (free_memory("cpu") or 0) // 4 if left is None else max(0, left)
+        if self.card.device != "cpu" or not self.card.rewinds or not token_bytes or self._cells.window:
+            return 0
+        return min(self.card.context, room // token_bytes)
 
     def tokens(self, text: str, special: bool) -> list[int]:
         shelf = library()
@@ -169,10 +185,16 @@ class LlamaEngine:
         self._cells.interrupt()
 
     def fork(self, source: int, target: int, length: int) -> None:
-        self._cells.fork(source, target, length)
+        self._cells.runs.fork(source, target, length)
 
     def truncate(self, slot: int, length: int) -> None:
-        self._cells.truncate(slot, length)
+        self._cells.runs.truncate(slot, length)
+
+    def least(self, slot: int) -> int:
+        return self._cells.runs.least(slot) if self.card.rewinds else self._cells.runs.length(slot)
+
+    def rest(self, slots: Collection[int]) -> int:
+        return self._cells.runs.rest(slots)
 
     def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
         return self.tuner.tune(adapters, steering)

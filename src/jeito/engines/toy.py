@@ -1,7 +1,7 @@
 """A model that says what a function tells it to: for tests and the tutorial. No weights; letters are tokens."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,17 +43,18 @@ class ToyEngine:
 
     def __init__(
         self, score: Score = echo, *, context: int = 4096, slots: int = 8, spare: int = 0, batch: int = 64,
-        cells: int | None = None,
+        cells: int | None = None, outside: int = 0,
     ) -> None:  # fmt: skip
         self._score = score
         self._cells = cells or context * slots
         self._slots: list[list[int]] = [[] for _ in range(slots + spare)]
+        self.resting: set[int] = set()
         self.calls: list[list[Row]] = []
         """Every call that was made, for tests that count work."""
         self.card = Card(
             name="toy", engine="toy", precision="none", device="cpu", vocabulary=VOCABULARY, context=context,
-            slots=slots, spare=spare, batch=batch, bos=BOS, ends=frozenset({END}), add_bos=False, template=TEMPLATE,
-            special={"eos_token": "", "bos_token": ""},
+            slots=slots, spare=spare, outside=outside, batch=batch, bos=BOS, ends=frozenset({END}), add_bos=False,
+            template=TEMPLATE, special={"eos_token": "", "bos_token": ""},
         )  # fmt: skip
 
     def without_template(self) -> "ToyEngine":
@@ -74,7 +75,8 @@ class ToyEngine:
         total = sum(len(row.tokens) for row in rows)
         if total > self.card.batch or not all(row.tokens for row in rows):
             raise EngineError(f"a call of {total} tokens in {len(rows)} rows: {self.card.batch} together is the most")
-        if sum(map(len, self._slots)) + total > self._cells:
+        self.resting.difference_update(row.slot for row in rows)
+        if sum(len(held) for slot, held in enumerate(self._slots) if slot not in self.resting) + total > self._cells:
             raise MemoryFull(f"no room for {total} more tokens")
         self.calls.append(list(rows))
         return [self._extend_one(row) for row in rows]
@@ -96,6 +98,13 @@ class ToyEngine:
 
     def truncate(self, slot: int, length: int) -> None:
         del self._slots[slot][length:]
+
+    def least(self, slot: int) -> int:
+        return 0 if self.card.rewinds else len(self._slots[slot])
+
+    def rest(self, slots: Collection[int]) -> int:
+        self.resting.update(slots)
+        return sum(len(self._slots[slot]) for slot in self.resting)
 
     def tune(self, adapters: Sequence[Adapter], steering: Sequence[Steering]) -> Tuning:
         if adapters or steering:

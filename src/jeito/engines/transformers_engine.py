@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -183,6 +183,13 @@ class TransformersEngine:
 
     def truncate(self, slot: int, length: int) -> None:
         self.memory_of_slots.truncate(slot, length)
+
+    def least(self, slot: int) -> int:
+        return 0 if self.card.rewinds else self.memory_of_slots.lengths[slot]
+
+    def rest(self, slots: Collection[int]) -> int:
+        """A slab's pass goes through the rows in it alone: what rests is in nobody's way."""
+        return 0
 
     def memory(self) -> dict[str, int]:
         """Bytes: of the weights, of what the slots hold, and what the process and the device have taken."""
