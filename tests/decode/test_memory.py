@@ -221,16 +221,34 @@ def test_little_is_not_worth_moving_nor_is_anything_where_nothing_can_rest() -> 
         assert not engine.resting
 
 
-def test_where_too_much_is_outside_what_is_worth_least_is_forgotten() -> None:
+def test_where_there_is_not_room_for_all_outside_what_is_worth_most_rests() -> None:
     engine, kept = resting(500)
     for start in (0, 1000, 2000):
         fill(kept, list(range(start, start + 200)))
     fill(kept, [*range(200), 5, 6, 7])
     for _ in range(REST_AFTER):
         kept.settle()
+    assert 400 <= engine.rest(()) <= 500
+    assert not any(slot.rests for slot in kept.slots if slot.tokens[:1] == [1000])  # but it lies where it lay
+    for start in (1000, 2000):
+        assert fill(kept, [*range(start, start + 200), 1]).reused == 200
+    for start in (5000, 6000, 7000):  # newer, and worth more: what rests gives way
+        fill(kept, list(range(start, start + 240)))
+        for _ in range(2 * REST_AFTER):
+            kept.settle()
     assert engine.rest(()) <= 500
-    assert fill(kept, [*range(200), 5, 6, 7, 8]).reused == 203
-    assert sum(fill(kept, [*range(start, start + 200), 1]).reused for start in (1000, 2000)) == 200
+    assert sum(slot.rests for slot in kept.slots if slot.tokens[:1] > [4000]) == 2
+
+
+def test_little_room_outside_makes_nobody_forget_what_finds_none() -> None:
+    engine, kept = resting(10)
+    for start in (0, 1000, 2000):
+        fill(kept, list(range(start, start + 200)))
+    for _ in range(2 * REST_AFTER):
+        kept.settle()
+    assert not engine.resting
+    assert kept.evict()
+    assert sum(bool(slot.tokens) for slot in kept.slots) == 2
 
 
 def test_a_full_memory_puts_idle_slots_outside_before_it_forgets_anything() -> None:

@@ -192,3 +192,60 @@ def test_an_engine_lets_slots_rest_and_goes_on_with_them(demo: Path) -> None:
     assert engine.rest([0, 1]) == 100
     assert np.allclose(engine.extend([Row(1, ids(100)[99:], 1)])[0], before, atol=0.5)
     engine.close()
+
+
+def test_a_copy_outside_is_no_longer_than_what_rests(demo_weights: object) -> None:
+    cells = Cells(demo_weights, cells=512, slots=3, threads=2)
+    feed(cells, 0, ids(300))
+    cells.runs.fork(0, 1, 20)
+    feed(cells, 1, [5, 6, 7, 8, 9])
+    assert cells.runs.rest([0, 1]) == 305
+    cells.runs.truncate(0, 0)
+    assert cells.runs.rest([]) == 25
+    feed(cells, 2, ids(300, seed=2))
+    alone = Cells(demo_weights, cells=512, slots=1, threads=2)
+    assert np.array_equal(feed(cells, 1, [10]), feed(alone, 0, [*ids(300)[:20], 5, 6, 7, 8, 9, 10]))
+    for one in (cells, alone):
+        one.close()
+
+
+def test_a_window_parts_nobody_who_shares_and_what_cannot_be_packed_is_said(
+    tmp_path: Path,
+) -> None:
+    family = tiny_gguf.FAMILIES["gemma3"]
+    model = llama_file.load_file(
+        tiny_gguf.write(tiny_gguf.made(family), family, tmp_path / "t.gguf"), vocab_only=False, gpu_layers=0
+    )
+    text = ids(100, vocabulary=tiny_gguf.VOCABULARY)
+    cells = Cells(model, cells=400, slots=8, threads=1)
+    feed(cells, 0, text)
+    for slot in (1, 2, 3):
+        cells.runs.fork(0, slot, 100)
+    cells.runs.truncate(0, 0)
+    for slot in (1, 2, 3):
+        feed(cells, slot, ids(70 + slot, seed=slot, vocabulary=tiny_gguf.VOCABULARY))
+    alone = Cells(model, cells=400, slots=1, threads=1)
+    for again in range(3):  # a hole, a pack, and once more
+        feed(cells, 7, [5, 6])
+        cells.runs.truncate(7, 0)
+        found = feed(cells, 1, [9])
+        alone.runs.truncate(0, 0)
+        whole = [*text, *ids(71, seed=1, vocabulary=tiny_gguf.VOCABULARY), *[9] * (again + 1)]
+        assert np.allclose(found, feed(alone, 0, whole), atol=0.1)
+    for one in (cells, alone):
+        one.close()
+    crowd = Cells(model, cells=400, slots=8, threads=1)
+    feed(crowd, 0, text)
+    for slot in range(1, 7):
+        crowd.runs.fork(0, slot, 100 - slot)
+        feed(crowd, slot, [5, 6])
+    crowd.runs.truncate(6, 0)
+    for slot in range(5, -1, -1):
+        try:
+            feed(crowd, 0, [7])
+            break
+        except MemoryFull:  # then those who are in the way go, and all is as it was
+            crowd.runs.truncate(slot, 0)
+    assert slot > 0
+    crowd.close()
+    library().lib.llama_model_free(model)

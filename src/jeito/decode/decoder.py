@@ -133,18 +133,28 @@ class Decoder:
         try:
             logits = self.engine.extend(rows, exact=exact)
         except MemoryFull:
-            self._make_room()
+            try:
+                self._make_room()
+            except EngineError as error:
+                self._fail(served, error)
             return
         except Interrupted:
             return
         except EngineError as error:
-            for sequence in served:
-                sequence.error = error
-                self._end(sequence, "error", str(error))
+            self._fail(served, error)
             return
         for row, sequence, found in zip(rows, served, logits, strict=True):
             self._commit(row, sequence, found, exact)
-        self.memory.settle()
+        try:
+            self.memory.settle()
+        except EngineError as error:
+            self._fail(self.active, error)
+
+    def _fail(self, sequences: Tokens[Sequence], error: EngineError) -> None:
+        for sequence in list(sequences):
+            if not sequence.done:
+                sequence.error = error
+                self._end(sequence, "error", str(error))
 
     def cancel(self, sequence: Sequence) -> None:
         """End a reply now, whatever its state; its slot is free at once."""
@@ -159,11 +169,16 @@ class Decoder:
             try:
                 place = self.memory.place(tokens, sequence.shape is not None, sequence.tuning)
             except MemoryFull:  # a copy of what it shares with another finds no room
+                if self.memory.evict():
+                    return
                 if self.active:
                     self._is_full = True
-                elif not self.memory.evict():
+                else:
                     self._end(sequence, "memory", f"{len(tokens)} tokens are too many for the memory")
                 return
+            except EngineError as error:
+                self._fail([sequence], error)
+                continue
             if place is None:
                 continue
             self.waiting.remove(sequence)

@@ -161,9 +161,7 @@ class Memory:
         held = [slot for slot in self._idle() if not slot.rests]
         if not held:
             return False
-        if self._engine.card.outside:
-            self._rest(held)
-        else:
+        if not self._rest(held):
             self._forget(_least(held))
         return True
 
@@ -178,17 +176,32 @@ class Memory:
         if not self._engine.card.outside or self._steps % REST_AFTER:
             return
         long = [slot for slot in self._idle() if not slot.rests and self._steps - slot.left >= REST_AFTER]
-        if sum(slot.cost for slot in long) >= WORTH_RESTING:
+        # What stays is moved too.
+        stays = sum(slot.cost for slot in self.slots if slot.busy)
+        if sum(slot.cost for slot in long) >= max(WORTH_RESTING, stays // 8):
             self._rest(long)
 
-    def _rest(self, slots: Sequence[Slot]) -> None:
-        """Out of the way; where too much is outside then, what is worth least is forgotten."""
-        for slot in slots:
-            slot.rests = True
-        outside = self._engine.rest([slot.index for slot in slots])
-        while outside > self._engine.card.outside:
-            self._forget(_least([slot for slot in self._idle() if slot.rests]))
-            outside = self._engine.rest(())
+    def _rest(self, slots: Sequence[Slot]) -> bool:
+        """Put slots out of the way as far as there is room, where what is worth less gives way; did any find some?"""
+        most = self._engine.card.outside
+        outside = self._engine.rest(()) if most else 0
+        going: list[Slot] = []
+        for slot in sorted(slots, key=lambda slot: (slot.worth, slot.used), reverse=True):
+            size = len(slot.tokens)
+            while size <= most < outside + size:
+                less = [one for one in self._idle() if one.rests and one.worth < slot.worth]
+                if not less:
+                    break
+                self._forget(_least(less))
+                outside = self._engine.rest(()) + sum(len(one.tokens) for one in going)
+            if outside + size <= most:
+                going.append(slot)
+                outside += size
+        if going:
+            self._engine.rest([slot.index for slot in going])
+            for slot in going:
+                slot.rests = True
+        return bool(going)
 
     def _idle(self) -> list[Slot]:
         return [slot for slot in self.slots if not slot.busy and slot.tokens]

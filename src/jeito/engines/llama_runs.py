@@ -89,6 +89,9 @@ class Runs:
             return self.truncate(target, length)
         self._check_cut(source, length)
         self.truncate(target, 0)
+        for run, held in list(self._slots[source]):
+            if run.start < length < run.start + held:
+                self._split(run, length)
         for run, held in self._slots[source]:
             if run.start < length:
                 run.writer = None
@@ -116,18 +119,36 @@ class Runs:
         while held and held[-1].run.start >= length:
             held.pop()
         if held:
-            run, kept = held.pop()
+            run, kept = held[-1]
             kept = min(kept, length - run.start)
+            held[-1] = _Held(run, kept)
             if run.writer == slot:
                 run.length = kept
-            held.append(_Held(run, kept))
+            else:
+                self._split(run, run.start + kept)
         else:
             self._resting.discard(slot)
             self._first[slot] = 0
         self._tidy()
         if not any(self._slots):
             self._lib.llama_memory_clear(self._memory, False)
-            self.has_holes = False
+            self.has_holes = self.is_broken = False
+
+    def _split(self, run: _Run, at: int) -> None:
+        """Make two runs of one, before this position, so that each is kept for as long as its own holders need it.
+
+        Not of one that has a copy outside.
+        """
+        head = at - run.start
+        if run.outside or not 0 < head < run.length:
+            return
+        tail = _Run(at, run.length - head, run.writer)
+        run.length, run.writer = head, None
+        for held in self._slots:
+            for place, (one, length) in enumerate(held):
+                if one is run and length > head:
+                    held[place : place + 1] = [_Held(run, head), _Held(tail, length - head)]
+                    break
 
     def _check_cut(self, slot: int, length: int) -> None:
         if 0 < length < min(self.least(slot), self.length(slot)):
@@ -150,23 +171,31 @@ class Runs:
     def pack(self, leaving: Collection[int] = ()) -> None:
         """Write all runs anew, in the order of their positions, bit for bit; shared runs stay shared.
 
-        Slots that are leaving rest from now on.
+        Slots that are leaving rest from now on. Raises MemoryFull, with nothing changed, where a window parts copies
+        that have no room beside one another.
         """
-        written = []
+        if self.is_broken:
+            raise EngineError("the memory of this model was lost", hint="load it again")
+        written, outside = [], []
         for run, holders in self._runs():
             inside = {slot: length for slot, length in holders.items() if slot not in self._resting}
             staying = {slot: length for slot, length in inside.items() if slot not in leaving}
             copies = [(group, self._save(run, group)) for group in self._alike(run, staying)]
             if len(staying) < len(holders) and run.outside is None:
                 is_whole = copies and copies[0][1].length == max(inside.values())
-                run.outside = copies[0][1] if is_whole else self._save(run, inside)
-            run.writer = next(iter(staying)) if len(holders) == 1 and staying else None
-            run.length = max(holders.values())
+                outside.append((run, copies[0][1] if is_whole else self._save(run, inside)))
             written += [(run, *copy) for copy in copies]
+        if sum(copy.length for _, _, copy in written) > self._lib.llama_n_ctx(self._context):
+            raise MemoryFull("no room to pack what is held", hint="fewer replies at once, or a longer --context")
+        for run, copy in outside:
+            run.outside = copy
         self._lib.llama_memory_clear(self._memory, False)
         # Should a copy not come back, no slot may go on as if it held something.
         self.is_broken = True
         self._resting.update(leaving)
+        for run, holders in self._runs():
+            run.writer = next(iter(holders)) if len(holders) == 1 and not holders.keys() & self._resting else None
+            run.length = max(holders.values())
         for run, group, copy in written:
             if not self._restore(run, group, copy):
                 raise EngineError(f"{len(copy.data)} bytes of cells could not be written back")
@@ -175,12 +204,14 @@ class Runs:
             self._first = [self._whole_since(held) for held in self._slots]
 
     def _alike(self, run: _Run, holders: dict[int, int]) -> list[dict[int, int]]:
-        """Holders that one copy of a run is right for: all, but under a window only those that stand at one place."""
+        """Holders that one copy of a run is right for: all, but under a window those of whom it holds as much."""
         if not self._window:
             return [holders] if holders else []
         groups: dict[tuple[int, int], dict[int, int]] = {}
         for slot, length in holders.items():
-            groups.setdefault((self.least(slot), length), {})[slot] = length
+            end = run.start + length
+            since = min(end, max(run.start, end - self._window, self.least(slot) - self._window))
+            groups.setdefault((since, length), {})[slot] = length
         return list(groups.values())
 
     def _whole_since(self, held: Sequence[_Held]) -> int:
@@ -204,7 +235,7 @@ class Runs:
         return _Copy(data, length)
 
     def _restore(self, run: _Run, holders: dict[int, int], copy: _Copy) -> bool:
-        """Write cells back for these slots; false where there is no room for them side by side."""
+        """Write cells back for these slots; false where there is no room for them."""
         if not self._lib.llama_state_seq_set_data(self._context, copy.data, len(copy.data), self.spare):
             return False
         for slot, length in holders.items():
@@ -217,11 +248,9 @@ class Runs:
         if slot not in self._resting:
             return
         if not self._fetch(slot):
-            self.pack()  # perhaps there is room, but not side by side
-            if not self._fetch(slot):
-                raise MemoryFull(
-                    f"no room for {self.length(slot)} tokens again", hint="fewer replies at once, or a longer --context"
-                )
+            raise MemoryFull(
+                f"no room for {self.length(slot)} tokens again", hint="fewer replies at once, or a longer --context"
+            )
         self._resting.discard(slot)
         for run, holders in self._runs():
             if holders.keys() == {slot}:
