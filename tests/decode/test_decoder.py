@@ -1,5 +1,6 @@
 """Many sequences, one engine: the same tokens whatever runs beside, and slots that come back."""
 
+from collections.abc import Collection
 from collections.abc import Sequence as Tokens
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jeito.decode.decoder import PREFILL_BESIDE, Decoder, Sequence
 from jeito.engines.base import Logits, Row, Shape
 from jeito.engines.toy import END, ToyEngine, babble
-from jeito.errors import EngineError, InputError
+from jeito.errors import EngineError, InputError, MemoryFull
 from jeito.types import End, Sampling, Token
 
 WARM = Sampling(temperature=1.2, max_new_tokens=12, min_new_tokens=12, seed=5)
@@ -314,3 +315,75 @@ def test_log_probabilities_are_the_models_own_and_name_alternatives() -> None:
 def test_without_being_asked_no_log_probability_is_computed() -> None:
     _, _, tokens = reply(says("hi"), greedy(max_new_tokens=1))
     assert tokens[0].logprob is None
+
+
+def text_of(start: int, length: int) -> list[int]:
+    return [65 + (start + i * i) % 50 for i in range(length)]
+
+
+def test_what_rests_between_replies_changes_no_token() -> None:
+    engine = ToyEngine(babble, slots=2, spare=4, batch=512, outside=4096)
+    decoder = Decoder(engine)
+    long = WARM.model_copy(update={"max_new_tokens": 60, "min_new_tokens": 60})
+    rested = 0
+    for number in range(6):
+        prompt = [*text_of(number % 2, 300), number]
+        sequence = decoder.submit(prompt, long, None, None)
+        drain(decoder, sequence)
+        rested += len(engine.resting)
+        assert ids(sequence) == alone(prompt, long, batch=512)
+        assert end(sequence).usage.cached == (300 if number > 1 else 0)
+    assert rested > 0
+
+
+@pytest.mark.parametrize("fails", ["rest", "fork"])
+def test_a_memory_that_fails_between_two_steps_ends_replies_with_its_error(fails: str) -> None:
+    class Failing(ToyEngine):
+        def rest(self, slots: Collection[int]) -> int:
+            if slots and fails == "rest":
+                raise EngineError("cells could not be copied")
+            return super().rest(slots)
+
+        def fork(self, source: int, target: int, length: int) -> None:
+            if fails == "fork":
+                raise EngineError("cells could not be copied")
+            super().fork(source, target, length)
+
+    decoder = Decoder(Failing(babble, slots=2, spare=4, batch=512, outside=4096))
+    drain(decoder, decoder.submit(text_of(0, 300), WARM, None, None))
+    long = WARM.model_copy(update={"max_new_tokens": 60, "min_new_tokens": 60})
+    sequence = decoder.submit([*text_of(0, 200), 66, 67], long, None, None)
+    drain(decoder, sequence)
+    assert end(sequence).finish == "error"
+    assert "could not be copied" in str(sequence.error)
+    other = decoder.submit([70, 71], WARM, None, None)
+    drain(decoder, other)
+    assert end(other).finish == "length"
+
+
+def test_who_shares_with_what_rests_waits_for_nobody_while_something_idle_is_in_the_way() -> None:
+    class Waking(ToyEngine):
+        """A fork of what rests needs room."""
+
+        def fork(self, source: int, target: int, length: int) -> None:
+            if source in self.resting and self._held() + length > 700:
+                raise MemoryFull("no room for it again")
+            super().fork(source, target, length)
+
+        def _held(self) -> int:
+            return sum(len(held) for slot, held in enumerate(self._slots) if slot not in self.resting)
+
+    engine = Waking(babble, slots=3, spare=5, batch=1024, cells=800, outside=4096)
+    decoder = Decoder(engine)
+    first = text_of(0, 300)
+    drain(decoder, decoder.submit(first, WARM, None, None))
+    decoder.memory.evict()
+    drain(decoder, decoder.submit(text_of(7, 400), WARM, None, None))  # idle, and inside
+    long = decoder.submit(
+        text_of(13, 100), WARM.model_copy(update={"max_new_tokens": 90, "min_new_tokens": 90}), None, None
+    )
+    decoder.step()
+    sharing = decoder.submit([*first[:250], 70], WARM, None, None)
+    drain(decoder, sharing)
+    assert not long.done
+    assert end(sharing).usage.cached == 250
